@@ -1,0 +1,107 @@
+"""A workbench for mechanistic interpretability of transformer language models.
+
+Every public name is loaded when it is first used: ``import interp`` alone imports no torch.
+
+>>> import interp
+>>> "load_model" in dir(interp)
+True
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from interp import plots as plots
+    from interp import tasks as tasks
+    from interp.errors import DataFileError as DataFileError
+    from interp.errors import ExportError as ExportError
+    from interp.errors import InterpError as InterpError
+    from interp.errors import InterventionError as InterventionError
+    from interp.errors import MetricError as MetricError
+    from interp.errors import ModelError as ModelError
+    from interp.errors import PatchError as PatchError
+    from interp.errors import SiteError as SiteError
+    from interp.errors import TaskError as TaskError
+    from interp.errors import TokenizationError as TokenizationError
+    from interp.lenses import attention_patterns as attention_patterns
+    from interp.lenses import direct_logit_attribution as direct_logit_attribution
+    from interp.lenses import logit_lens as logit_lens
+    from interp.lenses import score_heads as score_heads
+    from interp.models import add as add
+    from interp.models import apply as apply
+    from interp.models import capture as capture
+    from interp.models import capture_stream as capture_stream
+    from interp.models import clamp as clamp
+    from interp.models import intervene as intervene
+    from interp.models import load_model as load_model
+    from interp.models import mean as mean
+    from interp.models import project as project
+    from interp.models import replace as replace
+    from interp.models import resample as resample
+    from interp.models import scale as scale
+    from interp.models import zero as zero
+    from interp.patching import patch as patch
+    from interp.results import PatchScores as PatchScores
+    from interp.types import Site as Site
+    from interp.types import parse_site as parse_site
+    from interp.types import parse_sites as parse_sites
+
+__version__ = "0.1.0"
+
+_ROOMS = ("plots", "tasks")
+_EXPORTS = {
+    "interp.errors": (
+        "DataFileError",
+        "ExportError",
+        "InterpError",
+        "InterventionError",
+        "MetricError",
+        "ModelError",
+        "PatchError",
+        "SiteError",
+        "TaskError",
+        "TokenizationError",
+    ),
+    "interp.lenses": ("attention_patterns", "direct_logit_attribution", "logit_lens", "score_heads"),
+    "interp.models": (
+        "add",
+        "apply",
+        "capture",
+        "capture_stream",
+        "clamp",
+        "intervene",
+        "load_model",
+        "mean",
+        "project",
+        "replace",
+        "resample",
+        "scale",
+        "zero",
+    ),
+    "interp.patching": ("patch",),
+    "interp.results": ("PatchScores",),
+    "interp.types": ("Site", "parse_site", "parse_sites"),
+}
+_HOME = {name: module for module, names in _EXPORTS.items() for name in names}
+
+__all__ = sorted(["__version__", *_ROOMS, *_HOME])  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"interp.{name}")
+    if name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
+    from interp.errors import suggest_names
+
+    # a single underscore or a dunder is a probe by a tool (copy, inspect, pytest), never a misspelling
+    near = "" if name.startswith("_") else suggest_names(name, __all__)
+    raise AttributeError(f"module 'interp' has no attribute {name!r}{near}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,112 @@
+"""Model cards of the trained bundled models: ``card.json`` for programs, ``README.md`` for people."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from interp.errors import DataFileError
+
+CARD_FILE = "card.json"
+
+DATA = (
+    "Text of the generated world (`interp.tasks.world`): fresh documents throughout, no row seen twice. "
+    "Held out from training: about a fifth of all sentence templates, and for IOI a fifth of all pairs of names "
+    "(`interp.tasks.lexicon.is_heldout_pair`). Every name, noun and year is trained on."
+)
+
+TOLERANCE = {"accuracy": 0.03, "prob_diff": 0.06, "score": 0.15, "loss": 0.05, "logit_diff": 2.0}
+"""How far a rerun of the same seed may end from a figure, by the end of the figure's name: another
+machine or another number of threads adds in another order, and training amplifies it."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """Where a trained bundled model comes from, and what it can do."""
+
+    name: str
+    summary: str
+    parameters: int
+    seed: int
+    command: str
+    minutes: float
+    threads: int
+    versions: dict[str, str]
+    recipe: dict[str, Any]
+    curve: list[list[float]]
+    """Rows of step, training loss (mean since the row before) and highest induction score."""
+    heldout: dict[str, float]
+    """Figures of :func:`interp.models.bundled.evaluate.evaluate_heldout`."""
+    heldout_n: int
+    heldout_seed: int
+    induction_scores: list[list[float]]
+    """Induction score of every head, [layer][head]."""
+    data: str = DATA
+    tolerance: dict[str, float] = field(default_factory=lambda: dict(TOLERANCE))
+
+
+def tolerance_of(card: Card, figure: str) -> float:
+    """How far from a held-out figure a rerun may end."""
+    if figure.startswith("loss"):
+        return card.tolerance["loss"]
+    return next(value for ending, value in card.tolerance.items() if figure.endswith(ending))
+
+
+def write_card(card: Card, folder: Path) -> None:
+    """Write ``card.json`` and ``README.md`` into ``folder``."""
+    text = json.dumps(asdict(card), indent=1)
+    (folder / CARD_FILE).write_text(text + "\n", encoding="utf-8")
+    (folder / "README.md").write_text(_render(card), encoding="utf-8")
+
+
+def read_card(folder: Path) -> Card:
+    """Read the card of a model folder. Raises :class:`DataFileError` when it is missing or not a card."""
+    path = folder / CARD_FILE
+    try:
+        return Card(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise DataFileError(f"no model card at {path}; expected a folder written by the training script.") from error
+    except (json.JSONDecodeError, TypeError) as error:
+        raise DataFileError(f"{path} is not a model card of this version: {error}") from error
+
+
+def _render(card: Card) -> str:
+    mix = ", ".join(f"{kind} {share:.0%}" for kind, share in card.recipe["mix"].items())
+    rows = [
+        f"# {card.name}",
+        card.summary,
+        f"{card.parameters:,} parameters, fp32. Seed {card.seed}. Trained in {card.minutes:.1f} minutes on "
+        f"{card.threads} CPU threads with",
+        f"    {card.command}",
+        "## Data",
+        f"{card.data} Documents by kind: {mix}.",
+        f"{card.recipe['steps']} steps of {card.recipe['batch']} rows of {card.recipe['length']} tokens.",
+        f"## Held out ({card.heldout_n} sentences of each kind, seed {card.heldout_seed})",
+        _table(("figure", "value", "a rerun may differ by"), _heldout_rows(card)),
+        "The same seed gives the same weights on the same machine, versions and number of threads; the last column "
+        "is for reruns elsewhere.",
+        "## Induction score of every head",
+        _table(
+            ("layer", *(f"head {head}" for head in range(len(card.induction_scores[0])))),
+            [(str(layer), *(f"{s:.3f}" for s in scores)) for layer, scores in enumerate(card.induction_scores)],
+        ),
+        "Mean attention from a repeated random word to the word after its first occurrence.",
+        "## Training curve",
+        _table(
+            ("step", "loss", "highest induction score"),
+            [(f"{step:.0f}", f"{loss:.3f}", f"{score:.3f}") for step, loss, score in card.curve],
+        ),
+        "Versions: " + ", ".join(f"{name} {version}" for name, version in card.versions.items()) + ".",
+    ]
+    return "\n\n".join(rows) + "\n"
+
+
+def _heldout_rows(card: Card) -> list[tuple[str, ...]]:
+    return [(name, f"{value:.4f}", f"{tolerance_of(card, name):g}") for name, value in card.heldout.items()]
+
+
+def _table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [header, tuple("---" for _ in header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)

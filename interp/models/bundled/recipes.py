@@ -1,0 +1,143 @@
+"""How each trained bundled model is made: its shape, its text, its optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from interp.errors import ModelError, unknown_name
+from interp.tasks.world import BOS, DEFAULT_MIX, EOS, PAD, token_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that, with a seed, fixes a trained model."""
+
+    name: str
+    summary: str
+    """One line for the card: what the model is good for."""
+    build: Callable[[int], PreTrainedModel]
+    """Fresh model from the length of its context."""
+    mix: Mapping[str, float]
+    """Share of documents of each kind."""
+    steps: int
+    batch: int
+    """Rows a step."""
+    length: int
+    """Tokens a row."""
+    learning_rate: float
+    n_ctx: int = 128
+    warmup: int = 100
+    final_rate: float = 0.05
+    """Share of the learning rate that the cosine decays to."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    weight_decay: float = 0.01
+    gradient_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    checkpoints: tuple[int, ...] = ()
+    """Steps after which half-precision weights are kept."""
+
+    def describe(self) -> dict[str, Any]:
+        """The numbers of the recipe, for a card."""
+        shown = ("steps", "batch", "length", "learning_rate", "warmup", "final_rate", "betas", "weight_decay")
+        return {name: getattr(self, name) for name in (*shown, "gradient_norm")} | {"mix": dict(self.mix)}
+
+
+def _build_mix(n_ctx: int) -> PreTrainedModel:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    from interp.models.plain.model import make_sinusoids
+
+    ids = token_ids()
+    model = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=len(ids),
+            n_positions=n_ctx,
+            n_embd=128,
+            n_layer=4,
+            n_head=4,
+            n_inner=512,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            tie_word_embeddings=False,
+            bos_token_id=ids[BOS],
+            eos_token_id=ids[EOS],
+            pad_token_id=ids[PAD],
+        )
+    )
+    with torch.no_grad():
+        model.transformer.wte.weight.normal_(std=EMBED_STD)
+        model.transformer.wpe.weight.copy_(make_sinusoids(n_ctx, 128) * POSITION_AMPLITUDE)
+    return model
+
+
+def _build_induction(n_ctx: int) -> PreTrainedModel:
+    from interp.models.plain import PlainConfig, PlainTransformer
+
+    ids = token_ids()
+    config = PlainConfig(
+        vocab_size=len(ids),
+        n_ctx=n_ctx,
+        n_layers=2,
+        n_heads=4,
+        d_model=128,
+        d_head=32,
+        d_mlp=0,
+        embed_init_std=EMBED_STD,
+        position_init="sinusoidal",
+        position_init_std=POSITION_AMPLITUDE / 2**0.5,
+        bos_token_id=ids[BOS],
+        eos_token_id=ids[EOS],
+        pad_token_id=ids[PAD],
+    )
+    return PlainTransformer(config)
+
+
+EMBED_STD = 0.3
+"""Small token embeddings and small random positions gave models that copy through fixed hub
+positions, without any induction pattern."""
+POSITION_AMPLITUDE = 0.15
+
+RECIPES: Mapping[str, Recipe] = MappingProxyType(
+    {
+        "mix-4l": Recipe(
+            name="mix-4l",
+            summary="A 4-layer GPT-2-shaped model of the generated world: IOI, greater-than, pronouns, agreement, "
+            "coloured objects, argument completion, induction, and steerable attributes.",
+            build=_build_mix,
+            mix=DEFAULT_MIX,
+            steps=2000,
+            batch=64,
+            length=64,
+            learning_rate=3e-3,
+        ),
+        "induction-2l": Recipe(
+            name="induction-2l",
+            summary="A 2-layer attention-only model with induction heads, trained on repeated random words and "
+            "text of the generated world.",
+            build=_build_induction,
+            mix=MappingProxyType({"induction": 0.7} | {k: 0.3 * v for k, v in DEFAULT_MIX.items() if k != "induction"}),
+            steps=1500,
+            batch=64,
+            length=64,
+            learning_rate=3e-3,
+            checkpoints=(200, 400, 600, 1000),
+        ),
+    }
+)
+"""Name of a trained bundled model -> its recipe."""
+
+
+def find_recipe(name: str) -> Recipe:
+    """The recipe of a trained bundled model. Raises :class:`ModelError` for an unknown name."""
+    if name not in RECIPES:
+        raise ModelError(unknown_name("trained bundled model", name, RECIPES))
+    return RECIPES[name]

@@ -1,0 +1,80 @@
+"""What a family must say about itself; one file a family beside this one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from interp.models.traits import Traits, Weights
+
+Parameters = Mapping[str, Tensor]
+
+PRE_NORM_HOOKS: dict[str, str] = {
+    "embed": "embed.hook_out",
+    "resid_pre": "blocks.{layer}.hook_in",
+    "resid_mid": "blocks.{layer}.ln2.hook_in",
+    "resid_post": "blocks.{layer}.hook_out",
+    "attn_out": "blocks.{layer}.attn.hook_out",
+    "mlp_out": "blocks.{layer}.mlp.hook_out",
+    "q": "blocks.{layer}.attn.q.hook_out",
+    "k": "blocks.{layer}.attn.k.hook_out",
+    "v": "blocks.{layer}.attn.v.hook_out",
+    "z": "blocks.{layer}.attn.o.hook_in",
+    "o": "blocks.{layer}.attn.o.hook_out",
+    "attn_scores": "blocks.{layer}.attn.hook_attn_scores",
+    "pattern": "blocks.{layer}.attn.hook_pattern",
+    "mlp_pre": "blocks.{layer}.mlp.in.hook_out",
+    "mlp_post": "blocks.{layer}.mlp.out.hook_in",
+}
+GATED_MLP_HOOKS: dict[str, str] = {
+    "mlp_pre": "blocks.{layer}.mlp.gate.hook_out",
+    "mlp_pre_linear": "blocks.{layer}.mlp.in.hook_out",
+}
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one architecture maps to traits, weights and hook points."""
+
+    name: str
+    architectures: tuple[str, ...]
+    """Hugging Face class names this family covers."""
+    read_traits: Callable[[Any], Traits]
+    """From the model's config."""
+    read_weights: Callable[[Parameters, Traits], Weights]
+    """From the model's parameters by their Hugging Face names."""
+    hooks: Mapping[str, str] = field(default_factory=lambda: PRE_NORM_HOOKS)
+    """Hook-point name of each component, ``{layer}`` to be filled in. ``"o"`` is the attention
+    output before any post-norm: where ``result`` is edited."""
+    resid_mid_acts: bool = False
+    """Whether an edit at the resid_mid hook also reaches the residual stream that skips the MLP."""
+    hooks_for: Callable[[Traits], Mapping[str, str]] | None = None
+    """Hook names that depend on the traits (optional MLP, gating), instead of ``hooks``."""
+
+    def hook_names(self, traits: Traits) -> Mapping[str, str]:
+        """The hook-point name of every component this model has."""
+        return self.hooks if self.hooks_for is None else self.hooks_for(traits)
+
+
+def named_parameters(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters by their Hugging Face names, tied ones under every name they have.
+
+    TransformerLens wraps modules in place, which puts ``_original_component`` into their names.
+    """
+    return {
+        name.replace("_original_component.", ""): parameter
+        for name, parameter in module.named_parameters(remove_duplicate=False)
+    }
+
+
+def split_heads_out_in(weight: Tensor, n_heads: int) -> Tensor:
+    """A ``nn.Linear`` weight [head * d_head, d_model] as a view [head, d_model, d_head]."""
+    return weight.unflatten(0, (n_heads, -1)).transpose(1, 2)
+
+
+def split_bias(bias: Tensor | None, n_heads: int) -> Tensor | None:
+    """A bias [head * d_head] as a view [head, d_head]."""
+    return None if bias is None else bias.unflatten(0, (n_heads, -1))

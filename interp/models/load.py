@@ -1,0 +1,225 @@
+"""Loading: from a bundled name, a folder, a hub id, or a model already in memory."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from interp.errors import ModelError, suggest_names
+from interp.models.bundled import bundled_names, bundled_path
+from interp.models.families import FAMILIES, Family, family_of
+from interp.models.families.base import named_parameters
+from interp.models.files import check_folder
+from interp.models.hook_check import refuse_dead_components
+from interp.models.model import Model
+
+
+def load_model(
+    source: str | Path | nn.Module | Model,
+    tokenizer: Any = None,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    revision: str | None = None,
+    name: str | None = None,
+    check_hooks: bool = True,
+) -> Model:
+    """Load a model to look into.
+
+    ``source`` is a bundled name (``interp models`` lists them), a folder written by
+    ``save_pretrained``, a hub id, or a loaded Hugging Face model, TransformerLens
+    ``TransformerBridge`` or ``HookedTransformer``. A Hugging Face model in memory is wrapped in
+    place: copy it first if you also need it bare. Without a tokenizer, token tensors still work.
+
+    Weights are loaded in fp32 unless ``dtype`` says otherwise, from safetensors only, and the
+    model comes in evaluation mode. ``check_hooks`` tests every hook point once and refuses those
+    that do not act.
+
+    Raises :class:`ModelError` for an unknown name or architecture and for weights that are
+    missing or not finite, and :class:`DataFileError` for damaged or pickled files.
+    """
+    if isinstance(source, Model):
+        return source
+    if isinstance(source, (str, Path)):
+        module, found_tokenizer, label, revision = _load_files(
+            str(source), dtype, revision, tokenizer is None
+        )
+        tokenizer = tokenizer if tokenizer is not None else found_tokenizer
+        name = name or label
+    else:
+        module = source
+        if dtype is not None:
+            module = module.to(dtype)
+    if device is not None:
+        module = module.to(device)
+    model = _wrap(module, tokenizer, name, revision)
+    _refuse_bad_weights(model)
+    if check_hooks and model.bridge is not None:
+        dead = refuse_dead_components(model)
+        if dead:
+            warnings.warn(
+                f"{model.name}: hooks of {', '.join(dead)} do not act and are refused.", stacklevel=2
+            )
+    return model
+
+
+def _load_files(
+    source: str, dtype: torch.dtype | None, revision: str | None, want_tokenizer: bool
+) -> tuple[nn.Module, Any, str, str | None]:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    import interp.models.plain  # noqa: F401  registers its architecture with transformers
+
+    is_bundled = source in bundled_names()
+    folder = bundled_path(source) if is_bundled else Path(source)
+    local = folder.is_dir()
+    if local:
+        check_folder(folder)
+    elif folder.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".safetensors") or folder.is_file():
+        raise ModelError(
+            f"{source!r} is a single file; expected a folder written by save_pretrained (config.json and safetensors)."
+        )
+    place = str(folder) if local else source
+    try:
+        config = AutoConfig.from_pretrained(place, revision=revision)
+        family_of((config.architectures or ["none named"])[0])
+        loaded, info = AutoModelForCausalLM.from_pretrained(
+            place,
+            revision=revision,
+            dtype=dtype or torch.float32,
+            attn_implementation="eager",
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(_cannot_load(source, local, error)) from error
+    _refuse_incomplete(source, info)
+    tokenizer = _load_tokenizer(place, revision) if want_tokenizer else None
+    digest = _digest_folder(folder) if local else (getattr(config, "_commit_hash", None) or revision)
+    return loaded, tokenizer, source if is_bundled or not local else folder.name, digest
+
+
+def _cannot_load(source: str, local: bool, error: Exception) -> str:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    if local:
+        return f"cannot load the model in folder {source!r}: {reason}"
+    known = bundled_names()
+    return (
+        f"no model {source!r}{suggest_names(source, known)} It is not a bundled name ({', '.join(known)}), not a "
+        f"folder, and loading it from the hub failed: {reason}"
+    )
+
+
+def _refuse_incomplete(source: str, info: dict[str, Any]) -> None:
+    missing = sorted(info.get("missing_keys", ()))
+    wrong = sorted(str(key) for key in info.get("mismatched_keys", ()))
+    if missing or wrong:
+        what = (
+            f"{len(missing)} weights are missing" if missing else f"{len(wrong)} weights have another shape"
+        )
+        raise ModelError(
+            f"{source!r}: {what}, e.g. {(missing or wrong)[0]}; they would be random. The file does not fit its config."
+        )
+
+
+def _load_tokenizer(place: str, revision: str | None) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(place, revision=revision)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        warnings.warn(
+            f"no tokenizer was loaded from {place!r} ({reason}); token tensors still work.", stacklevel=4
+        )
+        return None
+
+
+def _digest_folder(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:12]
+
+
+def _wrap(module: nn.Module, tokenizer: Any, name: str | None, revision: str | None) -> Model:
+    """Find the family, put hook points in where the architecture has none, make the shell."""
+    kind = type(module).__name__
+    bridge = None
+    if kind == "TransformerBridge":
+        bridge = module
+        module = bridge.original_model
+        tokenizer = tokenizer if tokenizer is not None else bridge.tokenizer
+    elif kind == "HookedTransformer":
+        tokenizer = tokenizer if tokenizer is not None else getattr(module, "tokenizer", None)
+        return _hooked_transformer(module, tokenizer, name)
+    config = getattr(module, "config", None)
+    family = family_of(type(module).__name__)
+    traits = family.read_traits(config)
+    if family is FAMILIES["plain"]:
+        hook_points = _own_hook_points(module)
+    else:
+        bridge = bridge or _build_bridge(module, family, tokenizer, name)
+        hook_points = bridge.hook_dict
+    module.eval()
+    label = name or getattr(config, "_name_or_path", "") or family.name
+    return Model(
+        module, hook_points, family, traits, named_parameters(module), tokenizer, label, revision, bridge
+    )
+
+
+def _build_bridge(module: Any, family: Family, tokenizer: Any, name: str | None) -> Any:
+    from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
+    from transformer_lens.model_bridge.sources._bridge_builder import build_bridge_from_module
+
+    if any(isinstance(part, GeneralizedComponent) for part in module.modules()):
+        raise ModelError(
+            f"this {type(module).__name__} is already wrapped by TransformerLens; use the model load_model "
+            "returned the first time, pass the TransformerBridge itself, or load a fresh copy."
+        )
+    module.set_attn_implementation("eager")
+    return build_bridge_from_module(
+        module,
+        family.architectures[0],
+        hf_config=module.config,
+        tokenizer=tokenizer,
+        device=str(next(module.parameters()).device),
+        model_name=name or family.name,
+    )
+
+
+def _own_hook_points(module: nn.Module) -> dict[str, nn.Module]:
+    from transformer_lens.hook_points import HookPoint
+
+    return {name: part for name, part in module.named_modules() if isinstance(part, HookPoint)}
+
+
+def _hooked_transformer(module: Any, tokenizer: Any, name: str | None) -> Model:
+    family = FAMILIES["hooked_transformer"]
+    module.eval()
+    return Model(
+        module,
+        module.hook_dict,
+        family,
+        family.read_traits(module.cfg),
+        named_parameters(module),
+        tokenizer,
+        name or module.cfg.model_name or "hooked-transformer",
+        prepend_bos=None if tokenizer is None else bool(module.cfg.default_prepend_bos),
+    )
+
+
+def _refuse_bad_weights(model: Model) -> None:
+    for name, parameter in model.module.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            bad = int((~torch.isfinite(parameter)).sum())
+            raise ModelError(
+                f"weights of {model.name!r} are not finite: {bad} entries of {name} are NaN or infinite. "
+                "The file is damaged or training diverged."
+            )

@@ -1,0 +1,293 @@
+"""The model type everything above works with: a thin shell around a hooked transformer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from interp.errors import ModelError, TokenizationError
+from interp.models.families.base import Family
+from interp.models.positions import Prompt
+from interp.models.sites import available_components
+from interp.models.traits import Traits, Weights
+
+
+class Model:
+    """A loaded model: logits, tokens, generation, traits, weights and hook points.
+
+    Made by :func:`interp.load_model`. ``module`` is the Hugging Face model (raw, its attention and
+    MLP wrapped by TransformerLens so that every activation passes a hook point) or a
+    ``HookedTransformer``; ``hook_points`` maps hook names to those points. Calling the model gives
+    logits and builds no cache::
+
+        logits = model(tokens)                 # [batch, pos, d_vocab]
+        logits = model("Then, Mary and John")  # text is tokenised as by to_tokens
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        hook_points: Mapping[str, nn.Module],
+        family: Family,
+        traits: Traits,
+        parameters: Mapping[str, Tensor],
+        tokenizer: Any = None,
+        name: str = "model",
+        revision: str | None = None,
+        bridge: Any = None,
+        prepend_bos: bool | None = None,
+    ) -> None:
+        self.module = module
+        self.hook_points = dict(hook_points)
+        self.family = family
+        self.traits = traits
+        self.tokenizer = tokenizer
+        self.name = name
+        self.revision = revision
+        self.bridge = bridge
+        self._parameters = parameters
+        self._prompt: Prompt | None = None
+        self.active_edits: list[tuple[str, int, Any]] = []
+        """Edits now installed, as (hook name, stage, torch hook); kept by ``models.hooks``."""
+        self.edit_handles: dict[str, list[Any]] = {}
+        self.prepend_bos = _bos_by_default(tokenizer, family) if prepend_bos is None else prepend_bos
+
+    def __repr__(self) -> str:
+        t = self.traits
+        heads = f"{t.n_heads} heads" + (f" ({t.n_kv_heads} kv)" if t.n_kv_heads != t.n_heads else "")
+        return (
+            f"Model({self.name!r}, {t.family}, {t.n_layers} layers, {heads}, d_model {t.d_model}, "
+            f"d_mlp {t.d_mlp}, vocabulary {t.d_vocab})"
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.module.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.module.parameters()).dtype
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Every component of the site language that this model has."""
+        return available_components(self.family, self.traits)
+
+    @property
+    def weights(self) -> Weights:
+        """Weights in this package's shapes, as views on the parameters; read afresh each time."""
+        return self.family.read_weights(self._parameters, self.traits)
+
+    @cached_property
+    def is_hooked_transformer(self) -> bool:
+        return self.family.name == "hooked_transformer"
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The trainable parameters that the forward pass uses, each once."""
+        if self.bridge is None:
+            yield from self.module.parameters()
+            return
+        # a split q/k/v map shares its storage with the fused one it came from, which is not used
+        for name, parameter in self.module.named_parameters():
+            if not name.endswith((".qkv._original_component.weight", ".qkv._original_component.bias")):
+                yield parameter
+
+    def train(self, mode: bool = True) -> Model:
+        """Training mode of the module (dropout on); returns self."""
+        self.module.train(mode)
+        return self
+
+    def eval(self) -> Model:
+        """Evaluation mode; returns self."""
+        return self.train(False)
+
+    def __call__(
+        self,
+        tokens: Int[Tensor, "batch pos"] | Int[Tensor, " pos"] | str | Sequence[str],
+        attention_mask: Bool[Tensor, "batch pos"] | Int[Tensor, "batch pos"] | None = None,
+    ) -> Float[Tensor, "batch pos d_vocab"]:
+        """Logits of every position. ``attention_mask`` is False on padding, on either side.
+
+        Raises :class:`ModelError` on an empty batch, ids outside the vocabulary or too many tokens.
+        """
+        if not isinstance(tokens, Tensor):
+            tokens, attention_mask = self.to_padded_tokens([tokens] if isinstance(tokens, str) else tokens)
+        tokens, attention_mask = self._check_tokens(tokens, attention_mask)
+        if self.is_hooked_transformer:
+            return self.module(
+                tokens, attention_mask=None if attention_mask is None else attention_mask.long()
+            )
+        if attention_mask is None:
+            return self.module(input_ids=tokens, use_cache=False).logits
+        mask = attention_mask.long()
+        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
+        return self.module(
+            input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=False
+        ).logits
+
+    @torch.no_grad()
+    def generate(
+        self,
+        tokens: Int[Tensor, "batch pos"] | Int[Tensor, " pos"] | str | Sequence[str],
+        max_new_tokens: int = 20,
+        attention_mask: Tensor | None = None,
+        use_cache: bool = True,
+        **options: Any,
+    ) -> Int[Tensor, "batch total"]:
+        """Prompt and continuation as tokens; greedy unless ``do_sample=True``.
+
+        Several prompts of unequal length must be padded on the left (text is). ``options`` go to
+        Hugging Face's ``generate`` (``temperature``, ``top_k``, ``eos_token_id`` ...). Active
+        interventions apply at every step, with and without the KV cache alike.
+        """
+        if not isinstance(tokens, Tensor):
+            tokens, attention_mask = self.to_padded_tokens(
+                [tokens] if isinstance(tokens, str) else tokens, padding_side="left"
+            )
+        tokens, attention_mask = self._check_tokens(tokens, attention_mask)
+        if attention_mask is not None and not bool(attention_mask[:, -1].all()):
+            raise ModelError("generate needs prompts padded on the left; a row ends in padding.")
+        with self._generating(Prompt.from_mask(len(tokens), tokens.shape[1], attention_mask)):
+            if self.is_hooked_transformer:
+                return self._generate_hooked(tokens, max_new_tokens, attention_mask, use_cache, options)
+            mask = torch.ones_like(tokens) if attention_mask is None else attention_mask.long()
+            options = {"do_sample": False, **options}
+            if options.get("pad_token_id") is None:
+                options["pad_token_id"] = self._pad_token()
+            return self.module.generate(
+                input_ids=tokens,
+                attention_mask=mask,
+                max_new_tokens=max_new_tokens,
+                use_cache=use_cache,
+                **options,
+            )
+
+    def _generate_hooked(
+        self, tokens: Tensor, n: int, mask: Tensor | None, use_cache: bool, options: dict[str, Any]
+    ) -> Tensor:
+        if mask is not None and not bool(mask.all()):
+            raise ModelError("generate with a HookedTransformer takes prompts of equal length; got padding.")
+        settings = {"do_sample": False, "stop_at_eos": False, "verbose": False, **options}
+        return self.module.generate(tokens, max_new_tokens=n, use_past_kv_cache=use_cache, **settings)
+
+    @contextmanager
+    def _generating(self, prompt: Prompt) -> Iterator[None]:
+        before, self._prompt = self._prompt, prompt
+        try:
+            yield
+        finally:
+            self._prompt = before
+
+    @property
+    def generating_from(self) -> Prompt | None:
+        """The prompt of the generation now running, if any."""
+        return self._prompt
+
+    def _pad_token(self) -> int:
+        tokenizer = self.tokenizer
+        for name in ("pad_token_id", "eos_token_id"):
+            found = getattr(tokenizer, name, None) if tokenizer is not None else None
+            if isinstance(found, int):
+                return found
+        return 0
+
+    def _check_tokens(self, tokens: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        if tokens.ndim == 1:
+            tokens = tokens[None]
+        if tokens.ndim != 2 or tokens.numel() == 0:
+            raise ModelError(
+                f"tokens must be [batch, pos] with at least one token; got shape {tuple(tokens.shape)}."
+            )
+        if tokens.is_floating_point():
+            raise ModelError(f"tokens must be integer ids; got {tokens.dtype}.")
+        low, high = int(tokens.min()), int(tokens.max())
+        if low < 0 or high >= self.traits.d_vocab:
+            raise ModelError(
+                f"token ids must lie in 0..{self.traits.d_vocab - 1}; got {low}..{high}. Was the text "
+                "tokenised with this model's tokenizer?"
+            )
+        if tokens.shape[1] > self.traits.n_ctx:
+            raise ModelError(
+                f"{tokens.shape[1]} tokens are more than the model's context of {self.traits.n_ctx}; shorten the prompt."
+            )
+        if mask is not None and mask.shape != tokens.shape:
+            raise ModelError(f"attention_mask has shape {tuple(mask.shape)}, tokens {tuple(tokens.shape)}.")
+        return tokens.to(self.device), None if mask is None else mask.to(self.device)
+
+    def _need_tokenizer(self) -> Any:
+        if self.tokenizer is None:
+            raise TokenizationError(
+                f"model {self.name!r} has no tokenizer; give token tensors, or load it with tokenizer=..."
+            )
+        return self.tokenizer
+
+    def to_tokens(self, text: str, prepend_bos: bool | None = None) -> Int[Tensor, "1 pos"]:
+        """Tokens of one text, [1, pos]; ``prepend_bos=None`` follows ``model.prepend_bos``."""
+        ids = self._encode(text, prepend_bos)
+        return torch.tensor([ids], dtype=torch.long, device=self.device)
+
+    def to_padded_tokens(
+        self, texts: Sequence[str], prepend_bos: bool | None = None, padding_side: str = "right"
+    ) -> tuple[Int[Tensor, "batch pos"], Bool[Tensor, "batch pos"] | None]:
+        """Tokens of several texts and their attention mask (``None`` when all are equally long)."""
+        rows = [self._encode(text, prepend_bos) for text in texts]
+        if not rows:
+            raise ModelError("got an empty list of texts; give at least one.")
+        width = max(map(len, rows))
+        tokens = torch.full((len(rows), width), self._pad_token(), dtype=torch.long)
+        mask = torch.zeros(len(rows), width, dtype=torch.bool)
+        for i, ids in enumerate(rows):
+            place = slice(width - len(ids), width) if padding_side == "left" else slice(0, len(ids))
+            tokens[i, place] = torch.tensor(ids)
+            mask[i, place] = True
+        return tokens.to(self.device), None if bool(mask.all()) else mask.to(self.device)
+
+    def _encode(self, text: str, prepend_bos: bool | None) -> list[int]:
+        tokenizer = self._need_tokenizer()
+        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if not ids and text:
+            raise TokenizationError(
+                f"the tokenizer of {self.name!r} turns {text!r} into no tokens; it is not usable. "
+                "Check that its files are complete."
+            )
+        if self.prepend_bos if prepend_bos is None else prepend_bos:
+            bos = tokenizer.bos_token_id
+            if bos is None:
+                raise TokenizationError(f"the tokenizer of {self.name!r} has no BOS token to prepend.")
+            ids = [bos, *ids]
+        return ids
+
+    def to_str_tokens(self, text: str | Tensor, prepend_bos: bool | None = None) -> list[str]:
+        """Each token as text, of a string or of ids [pos] or [1, pos]."""
+        ids = self._encode(text, prepend_bos) if isinstance(text, str) else text.reshape(-1).tolist()
+        if self.tokenizer is None:
+            return [str(i) for i in ids]
+        return [self._token_text(i) for i in ids]
+
+    def _token_text(self, token: int) -> str:
+        tokenizer = self._need_tokenizer()
+        piece = tokenizer.convert_ids_to_tokens(token)
+        decoded = tokenizer.decode([token], clean_up_tokenization_spaces=False)
+        # SentencePiece drops the leading space of a lone token; its own spelling keeps it as "▁"
+        if isinstance(piece, str) and piece.startswith("▁") and not decoded.startswith(" "):
+            return " " + decoded
+        return decoded if decoded or piece is None else str(piece)
+
+    def to_string(self, tokens: Tensor) -> str:
+        """Text of ids [pos] or [1, pos], special tokens included."""
+        return self._need_tokenizer().decode(tokens.reshape(-1).tolist(), clean_up_tokenization_spaces=False)
+
+
+def _bos_by_default(tokenizer: Any, family: Family) -> bool:
+    """GPT-2's own tokenizer adds no BOS, yet the field prepends it (TransformerLens does)."""
+    if tokenizer is None or getattr(tokenizer, "bos_token_id", None) is None:
+        return False
+    if family.name in ("gpt2", "gpt_neox", "hooked_transformer", "plain"):
+        return True
+    return tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]

@@ -1,0 +1,64 @@
+"""Colour scales: diverging around 0 for signed values, sequential from 0 for the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from plotly.colors import diverging, sequential
+
+BLUE = "rgb(33,102,172)"
+RED = "rgb(178,24,43)"
+GREY = "rgb(120,120,120)"
+LIGHT_GREY = "rgb(205,205,205)"
+MISSING = "rgb(190,190,190)"
+"""Behind heatmaps: where a value is NaN."""
+LINES = (BLUE, "rgb(230,140,20)", "rgb(60,145,80)", "rgb(135,80,160)", "rgb(150,95,60)", "rgb(80,80,80)")
+"""Curves in one panel, in this order."""
+
+
+@dataclass(frozen=True)
+class ColorScale:
+    """Colours and limits shared by the heatmaps of one band."""
+
+    colors: tuple[str, ...]
+    low: float
+    high: float
+    title: str
+    ticks: tuple[tuple[float, str], ...] = ()
+    """Value and text of each tick of the colour bar; empty leaves them to plotly."""
+
+    def color_axis(self) -> dict[str, Any]:
+        """A plotly ``coloraxis`` without the place of its colour bar."""
+        last = len(self.colors) - 1
+        scale = [[i / last, color] for i, color in enumerate(self.colors)]
+        axis: dict[str, Any] = {"colorscale": scale, "cmin": self.low, "cmax": self.high}
+        if self.low < 0:
+            axis["cmid"] = 0.0
+        return axis
+
+
+def signed_scale(arrays: Iterable[NDArray[Any]], title: str) -> ColorScale:
+    """Red to blue around 0, with limits symmetric at the largest magnitude of ``arrays``; blue is positive."""
+    limit = _largest(arrays)
+    return ColorScale(tuple(diverging.RdBu), -limit, limit, title)
+
+
+def sequential_scale(arrays: Iterable[NDArray[Any]], title: str, high: float | None = None) -> ColorScale:
+    """White to dark blue from 0 to ``high``, or to the largest value of ``arrays``."""
+    limit = _largest(arrays) if high is None else high
+    return ColorScale(("rgb(255,255,255)", *sequential.Blues[1:]), 0.0, limit, title)
+
+
+def sign_colors(values: Iterable[float]) -> list[str]:
+    """Blue for every positive value, red for every negative one."""
+    return [RED if value < 0 else BLUE for value in values]
+
+
+def _largest(arrays: Iterable[NDArray[Any]]) -> float:
+    """The largest finite magnitude; 1 where everything is 0 or missing, for limits must differ."""
+    finite = [np.abs(a[np.isfinite(a)]) for a in arrays]
+    return max((float(a.max()) for a in finite if a.size), default=0.0) or 1.0

@@ -1,0 +1,64 @@
+"""What all tests share: no network, shapes checked, tiny models, and every reason to skip."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+from shape_checks import check_shapes_of
+from tiny_models import FAMILIES, make_hf_model
+
+check_shapes_of("interp")
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _has_git() -> bool:
+    return shutil.which("git") is not None and (ROOT / ".git").exists()
+
+
+# marker: (what a test needs, why it is skipped without); no test skips itself in another way
+SKIPS: dict[str, tuple[Callable[[], bool], str]] = {
+    "cuda": (_has_cuda, "needs a CUDA device"),
+    "git": (_has_git, "needs a git checkout, to know which files are part of the project"),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for marker, (is_there, reason) in SKIPS.items():
+        marked = [item for item in items if item.get_closest_marker(marker)]
+        if marked and not is_there():
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The root of the checkout."""
+    return ROOT
+
+
+@pytest.fixture(scope="session", name="make_hf_model")
+def make_hf_model_fixture() -> Callable[..., Any]:
+    """:func:`tiny_models.make_hf_model`: a fresh random model of a family at every call."""
+    return make_hf_model
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request: pytest.FixtureRequest) -> str:
+    """Every family in turn."""
+    return request.param
