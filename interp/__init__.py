@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     from interp.errors import ExportError as ExportError
     from interp.errors import InterpError as InterpError
     from interp.errors import InterventionError as InterventionError
+    from interp.errors import LensError as LensError
     from interp.errors import MetricError as MetricError
     from interp.errors import ModelError as ModelError
     from interp.errors import PatchError as PatchError
+    from interp.errors import RecordError as RecordError
     from interp.errors import SiteError as SiteError
     from interp.errors import TaskError as TaskError
     from interp.errors import TokenizationError as TokenizationError
@@ -31,10 +33,7 @@ if TYPE_CHECKING:
     from interp.lenses import score_heads as score_heads
     from interp.models import add as add
     from interp.models import apply as apply
-    from interp.models import capture as capture
-    from interp.models import capture_stream as capture_stream
     from interp.models import clamp as clamp
-    from interp.models import intervene as intervene
     from interp.models import load_model as load_model
     from interp.models import mean as mean
     from interp.models import project as project
@@ -42,6 +41,9 @@ if TYPE_CHECKING:
     from interp.models import resample as resample
     from interp.models import scale as scale
     from interp.models import zero as zero
+    from interp.models.capture import capture as capture
+    from interp.models.capture import capture_stream as capture_stream
+    from interp.models.intervene import intervene as intervene
     from interp.patching import patch as patch
     from interp.results import PatchScores as PatchScores
     from interp.types import Site as Site
@@ -57,9 +59,11 @@ _EXPORTS = {
         "ExportError",
         "InterpError",
         "InterventionError",
+        "LensError",
         "MetricError",
         "ModelError",
         "PatchError",
+        "RecordError",
         "SiteError",
         "TaskError",
         "TokenizationError",
@@ -86,7 +90,7 @@ _EXPORTS = {
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}
 
-__all__ = sorted(["__version__", *_ROOMS, *_HOME])  # noqa: PLE0605
+__all__ = sorted(["__version__", *_ROOMS, *_HOME])
 
 
 def __getattr__(name: str) -> Any:

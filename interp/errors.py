@@ -42,6 +42,10 @@ class PatchError(InterpError):
     """A patching sweep was asked for something that has no meaning."""
 
 
+class LensError(InterpError):
+    """A lens or a head score was asked for something that has no meaning."""
+
+
 class RecordError(InterpError):
     """The fields of a result do not agree (shapes, labels), or it was asked for what it lacks."""
 
@@ -66,4 +70,4 @@ def unknown_name(kind: str, got: str, choices: Iterable[str]) -> str:
     """Message for a name that is not in ``choices``, with the nearest ones suggested."""
     known = sorted(choices)
     listed = ", ".join(known)
-    return f"unknown {kind} {got!r}{suggest_names(got, known)} Known: {listed}."
+    return f"unknown {kind} {got!r}{suggest_names(got, known) or '.'} Known: {listed}."

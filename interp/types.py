@@ -22,7 +22,7 @@ same; negative positions count back from the last *prompt* token and never from 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -115,12 +115,15 @@ class Site:
     """``()`` means each neuron on its own, in a sweep."""
     latents: tuple[int, ...] | None = None
     rows: tuple[int, ...] | None = None
-    subspace: Float[torch.Tensor, "k d"] | None = field(default=None, compare=False, repr=False)
+    subspace: Float[torch.Tensor, "k d"] | None = field(default=None, repr=False)
     """Orthonormal rows spanning the subspace that is meant; ``None`` is the whole activation."""
 
     def __post_init__(self) -> None:
         if self.component not in COMPONENT_AXES:
             raise SiteError(unknown_name("component", self.component, COMPONENT_AXES))
+        for kind, index in self._indices():
+            if index < 0:
+                raise SiteError(f"{kind}s of a site count from 0; got {kind} {index} for {self.component!r}.")
         if self.head is not None and self.component not in HEAD_COMPONENTS:
             raise SiteError(
                 f"site {self.component!r} has no heads, but head {self.head} was given; components "
@@ -133,6 +136,24 @@ class Site:
             )
         if self.component == "embed" and self.layer is not None:
             raise SiteError(f"'embed' has no layers, but layer {self.layer} was given; write 'embed'.")
+
+    def _indices(self) -> Iterator[tuple[str, int]]:
+        yield from ((kind, n) for kind, n in (("layer", self.layer), ("head", self.head)) if n is not None)
+        parts = {"neuron": self.neurons, "latent": self.latents, "row": self.rows}
+        yield from ((kind, n) for kind, several in parts.items() for n in several or ())
+
+    def _key(self) -> tuple[object, ...]:
+        # a tensor neither hashes nor compares as one value; sites are keys of caches
+        basis = None if self.subspace is None else self.subspace.detach().cpu().double().numpy()
+        mark = None if basis is None else (basis.shape, basis.tobytes())
+        parts = (self.positions, self.neurons, self.latents, self.rows)
+        return (self.component, self.layer, self.head, *parts, mark)
+
+    def __eq__(self, other: object) -> bool:
+        return self._key() == other._key() if isinstance(other, Site) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._key())
 
     def __str__(self) -> str:
         text = self.component

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -17,6 +18,9 @@ from shape_checks import check_shapes_of
 from tiny_models import FAMILIES, make_hf_model
 
 check_shapes_of("interp")
+# the same examples at every run; no deadline, for a first call may import for seconds
+settings.register_profile("interp", derandomize=True, deadline=None)
+settings.load_profile("interp")
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -31,10 +35,20 @@ def _has_git() -> bool:
     return shutil.which("git") is not None and (ROOT / ".git").exists()
 
 
+def _has_hooked_transformer() -> bool:
+    import transformer_lens
+
+    return hasattr(transformer_lens, "HookedTransformer")
+
+
 # marker: (what a test needs, why it is skipped without); no test skips itself in another way
 SKIPS: dict[str, tuple[Callable[[], bool], str]] = {
     "cuda": (_has_cuda, "needs a CUDA device"),
     "git": (_has_git, "needs a git checkout, to know which files are part of the project"),
+    "hooked_transformer": (
+        _has_hooked_transformer,
+        "needs HookedTransformer, which transformer-lens 4 dropped",
+    ),
 }
 
 

@@ -99,6 +99,8 @@ def _check_call(function: Callable[..., Any], scope: dict[str, Any]) -> Callable
 def _check_fields(init: Callable[..., Any], scope: dict[str, Any]) -> Callable[..., Any]:
     """Check a dataclass by its fields as they stand after ``__init__``, which may normalise them."""
     checked = _check_call(init, scope)
+    # once, and not at import: fields may name what comes later; equal hints made anew compile anew
+    fields = functools.cache(lambda: _array_hints(init.__annotations__, scope))
 
     @functools.wraps(init)
     def construct(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -107,8 +109,7 @@ def _check_fields(init: Callable[..., Any], scope: dict[str, Any]) -> Callable[.
             checked(self, *args, **kwargs)
             return
         init(self, *args, **kwargs)
-        hints = _array_hints(init.__annotations__, scope)
-        _compare(type(self).__qualname__, {name: getattr(self, name) for name in hints}, hints)
+        _compare(type(self).__qualname__, {name: getattr(self, name) for name in fields()}, fields())
 
     return construct
 

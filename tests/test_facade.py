@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -54,19 +55,19 @@ def test_dir_and_all_agree():
     ("wrong", "right"), [("load_modle", "load_model"), ("task", "tasks"), ("logit_lense", "logit_lens")]
 )
 def test_unknown_name_suggests_the_nearest(wrong, right):
-    with pytest.raises(AttributeError, match=f"no attribute '{wrong}'; did you mean .*'{right}'"):
+    with pytest.raises(AttributeError, match=rf"no attribute '{wrong}'; did you mean .*'{right}'"):
         getattr(interp, wrong)
 
 
 def test_probes_get_a_plain_answer():
     assert getattr(interp, "__wrapped__", None) is None
-    with pytest.raises(AttributeError, match="no attribute '_add'$"):
+    with pytest.raises(AttributeError, match=r"no attribute '_add'$"):
         _ = interp._add
 
 
 def test_type_checkers_see_what_the_program_sees():
     """The ``TYPE_CHECKING`` imports and the table of lazy names say the same."""
-    tree = ast.parse(Path(interp.__file__).read_text())
+    tree = ast.parse(Path(interp.__file__).read_text(encoding="utf-8"))
     branch = next(node for node in tree.body if isinstance(node, ast.If))
     typed = {
         alias.asname: node.module
@@ -74,4 +75,15 @@ def test_type_checkers_see_what_the_program_sees():
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     }
-    assert typed == interp._HOME | dict.fromkeys(interp._ROOMS, "interp")
+    assert set(typed) == set(interp.__all__) - {"__version__"}
+    for name, module in typed.items():
+        assert getattr(importlib.import_module(module), name) is getattr(interp, name), name
+
+
+def test_every_error_is_public():
+    errors = {
+        name
+        for name, value in vars(importlib.import_module("interp.errors")).items()
+        if isinstance(value, type) and issubclass(value, interp.InterpError)
+    }
+    assert errors == set(interp._EXPORTS["interp.errors"])

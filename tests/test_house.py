@@ -50,7 +50,7 @@ def test_notebooks_have_no_outputs(files, root):
     notebooks = [path for path in files if path.suffix == ".ipynb"]
     assert notebooks
     for path in notebooks:
-        for number, cell in enumerate(json.loads((root / path).read_text())["cells"]):
+        for number, cell in enumerate(json.loads((root / path).read_text(encoding="utf-8"))["cells"]):
             if cell["cell_type"] == "code":
                 assert cell["outputs"] == [], f"{path}, cell {number}"
                 assert cell["execution_count"] is None, f"{path}, cell {number}"
@@ -61,7 +61,7 @@ def test_skips_are_listed_in_conftest_only(files, root):
     elsewhere = re.compile(r"mark\.(skip|skipif|xfail)\b|pytest\.(skip|xfail|importorskip)\(")
     tests = [path for path in files if path.parts[0] == "tests" and path.suffix == ".py"]
     allowed = {Path("tests/conftest.py"), Path("tests/test_house.py")}
-    found = [str(path) for path in tests if elsewhere.search((root / path).read_text())]
+    found = [str(path) for path in tests if elsewhere.search((root / path).read_text(encoding="utf-8"))]
     assert set(found) - set(map(str, allowed)) == set()
 
 
@@ -75,8 +75,8 @@ def test_public_names_are_documented(name):
 
 
 def test_readme_has_the_command_that_ci_runs(root):
-    assert TEST_COMMAND in (root / "README.md").read_text().splitlines()
+    assert TEST_COMMAND in (root / "README.md").read_text(encoding="utf-8").splitlines()
 
 
 def test_version_is_in_the_changelog(root):
-    assert f"## {interp.__version__}" in (root / ".github" / "CHANGELOG.md").read_text()
+    assert f"## {interp.__version__}" in (root / ".github" / "CHANGELOG.md").read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ import pytest
 import shape_checks
 import torch
 
-SOURCE = '''
+SOURCE = """
 from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class Rows:
     @classmethod
     def of(cls, ids: Int[Tensor, "row k"]) -> Rows:
         return cls(ids, {})
-'''
+"""
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from interp.types import ALL, EACH, Site, SiteLike, parse_site
 
 
 @dataclass(frozen=True)
-class ActivationCache(Mapping[str, Tensor]):
+class ActivationCache(Mapping[SiteLike, Tensor]):
     """What :func:`interp.capture` returns: one tensor a site that was asked for.
 
     ``cache["z"]`` is [layer, batch, pos, head, d_head]; ``cache["z[9.6]"]`` [batch, pos, d_head];
@@ -37,11 +37,12 @@ class ActivationCache(Mapping[str, Tensor]):
         for stored, value in self.tensors.items():
             if _covers(stored, site):
                 return self._narrow(stored, value, site)
-        known = ", ".join(map(str, self.tensors))
+        known = ", ".join(f"{s}{' in a subspace' * (s.subspace is not None)}" for s in self.tensors)
         raise SiteError(f"site {site} was not captured. Captured: {known}. Add it to sites=[...].")
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(map(str, self.tensors))
+    def __iter__(self) -> Iterator[SiteLike]:
+        # a subspace has no spelling
+        return (str(site) if site.subspace is None else site for site in self.tensors)
 
     def __len__(self) -> int:
         return len(self.tensors)

@@ -19,8 +19,9 @@ from interp.models.sites import Tap, expand
 from interp.types import Site, SiteLike, parse_sites
 
 WRITE = "write:"
+EDITED = "edited:"
 
-Tokens = Int[Tensor, "batch pos"] | str | Sequence[str]
+Tokens = Int[Tensor, "batch pos"] | Int[Tensor, " pos"] | str | Sequence[str]
 
 
 def capture(
@@ -36,7 +37,7 @@ def capture(
     """Run ``tokens`` through ``model`` once and return the activations at ``sites``.
 
     ``sites`` are strings or :class:`Site`; only they are kept, on ``device`` (default: where they
-    were made). ``labels`` gives the columns behind names like ``END``. With ``gradients_of``, a
+    were made). ``labels`` gives the positions behind names like ``S2``. With ``gradients_of``, a
     function of the logits to a scalar (or one number a row, summed), ``cache.grads`` holds its gradient
     at every site; without it nothing is differentiated, unless you are already recording
     gradients, in which case the captured tensors stay in the graph.
@@ -52,7 +53,7 @@ def capture(
     keep_graph = gradients_of is not None
     taps = {tap_key(tap): tap for site in asked for tap in expand(site, model.family, model.traits)}
     store: dict[tuple[str, int], Tensor] = {}
-    edits = [edit for tap in taps.values() for edit in _reading_edits(tap, store, keep_graph)]
+    edits = [edit for tap in taps.values() for edit in _reading_edits(model, tap, store, keep_graph)]
     if keep_graph:
         edits.insert(0, HookEdit(model.family.hook_names(model.traits)["embed"], _require_grad))
     grad_mode = torch.enable_grad() if keep_graph else nullcontext()
@@ -68,11 +69,16 @@ def capture(
 
     grads = None
     if gradients_of is not None:
-        found = _gradients(taps, store, gradients_of(logits).sum())
+        with torch.enable_grad():
+            found = _gradients(taps, store, gradients_of(logits).sum())
         grads = ActivationCache(collect(found, gradients=True), tokens, attention_mask, labels)
         store = {key: value.detach() for key, value in store.items()}
         logits = logits.detach()
-    return ActivationCache(collect(store), tokens, attention_mask, labels, logits, grads)
+        with torch.no_grad():
+            tensors = collect(store)
+    else:
+        tensors = collect(store)
+    return ActivationCache(tensors, tokens, attention_mask, labels, logits, grads)
 
 
 def capture_stream(
@@ -94,11 +100,13 @@ def capture_stream(
     from tqdm.auto import tqdm
 
     sites = parse_sites(sites)
-    with torch.no_grad():
-        for tokens, mask in tqdm(
-            _batched(model, batches, batch_size, text_column), disable=not progress, desc="capture"
-        ):
-            yield capture(model, tokens, sites, attention_mask=mask, device=device)
+    for tokens, mask in tqdm(
+        _batched(model, batches, batch_size, text_column), disable=not progress, desc="capture"
+    ):
+        # not around the yield: the caller's own code must keep its gradients
+        with torch.no_grad():
+            cache = capture(model, tokens, sites, attention_mask=mask, device=device)
+        yield cache
 
 
 def tap_key(tap: Tap) -> tuple[str, int]:
@@ -120,16 +128,24 @@ def head_results(
     return torch.einsum("...hd,hdm->...hm", z, model.weights.layers[layer].W_O)
 
 
-def _reading_edits(tap: Tap, store: dict[tuple[str, int], Tensor], gradients: bool) -> list[HookEdit]:
+def _reading_edits(
+    model: Model, tap: Tap, store: dict[tuple[str, int], Tensor], gradients: bool
+) -> list[HookEdit]:
     def keep(value: Tensor) -> None:
         store[tap_key(tap)] = value
 
     def keep_write(value: Tensor) -> None:
         store[WRITE + tap.component, tap.layer] = value
 
+    def keep_edited(value: Tensor) -> None:
+        if tap.layer in model.edited_results:
+            store[EDITED + tap.component, tap.layer] = model.edited_results[tap.layer]
+
     edits = [HookEdit(tap.read, keep)]
+    if tap.how == "through_o":
+        edits.append(HookEdit(tap.write, keep_edited, tap.stage))
     if gradients and tap.how != "direct":
-        edits.append(HookEdit(tap.write, keep_write, stage=2))
+        edits.append(HookEdit(tap.write, keep_write, tap.stage))
     return edits
 
 
@@ -165,7 +181,8 @@ def _assemble(
         if tap.how == "through_o" and gradients:
             value = value.unsqueeze(2).expand(-1, -1, model.traits.n_heads, -1)
         elif tap.how == "through_o":
-            value = head_results(model, split_heads(value, tap), tap.layer)
+            edited = store.get((EDITED + tap.component, tap.layer))
+            value = head_results(model, split_heads(value, tap), tap.layer) if edited is None else edited
         else:
             value = split_heads(value, tap)
         value = select_part(value, site, None, columns, labels)
@@ -183,7 +200,11 @@ def _as_tokens(model: Model, tokens: Tokens, mask: Tensor | None) -> tuple[Tenso
 def _batched(
     model: Model, batches: Any, size: int, text_column: str
 ) -> Iterator[tuple[Tensor, Tensor | None]]:
+    if isinstance(batches, str):
+        batches = [batches]
     if isinstance(batches, Tensor):
+        if batches.ndim != 2:
+            raise ModelError(f"a tensor of tokens must be [n, pos]; got shape {tuple(batches.shape)}.")
         for start in range(0, len(batches), size):
             yield batches[start : start + size], None
         return
@@ -212,8 +233,13 @@ def _rows(batches: Any, text_column: str) -> Iterator[Any]:
         raise ModelError(
             f"the data set has columns {names}; expected 'tokens', 'input_ids' or {text_column!r}."
         )
+    masked = "attention_mask" in names
     for row in batches:
-        yield row[column] if isinstance(row[column], str) else torch.as_tensor(row[column])
+        if isinstance(row[column], str):
+            yield row[column]
+        else:
+            tokens = torch.as_tensor(row[column])
+            yield tokens[torch.as_tensor(row["attention_mask"]).bool()] if masked else tokens
 
 
 def _pad(model: Model, rows: list[Any]) -> tuple[Tensor, Tensor | None]:

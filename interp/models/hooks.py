@@ -60,7 +60,7 @@ def _repeated(prompt: Prompt, batch: int) -> Prompt:
     if times == 1 or rest:
         return prompt
     repeat = (x.repeat_interleave(times) for x in (prompt.offsets, prompt.lengths))
-    return Prompt(prompt.n_columns, *repeat)
+    return Prompt(prompt.n_columns, *repeat, repeats=times)
 
 
 def _cached_columns(kwargs: dict[str, Any]) -> int:
@@ -103,13 +103,15 @@ def installed_edits(model: Model, edits: Sequence[HookEdit]) -> Iterator[None]:
         if item.hook not in model.hook_points:
             raise ModelError(f"model {model.name!r} has no hook point {item.hook!r}.")
     added = {item.hook for item in edits}
-    installed = [*model.active_edits]
+    mine = [(item.hook, item.stage, _as_hook(item.edit)) for item in edits]
     try:
-        model.active_edits = installed + [(item.hook, item.stage, _as_hook(item.edit)) for item in edits]
+        model.active_edits = model.active_edits + mine
         _reinstall(model, added)
         yield
     finally:
-        model.active_edits = installed
+        # by identity: blocks held by generators need not end in the order they began
+        hooks = {id(hook) for _, _, hook in mine}
+        model.active_edits = [entry for entry in model.active_edits if id(entry[2]) not in hooks]
         _reinstall(model, added)
 
 

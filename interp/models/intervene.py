@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import InterventionError
@@ -61,8 +61,11 @@ def intervene(
             for tap in expand(item.site, model.family, model.traits):
                 counts.append(_Count(item, tap))
                 edits += _edits_for(model, counts[-1], tracker, dict(labels or {}))
-        with installed_edits(model, edits):
-            yield model
+        try:
+            with installed_edits(model, edits):
+                yield model
+        finally:
+            model.edited_results.clear()
     _refuse_untouched(counts)
 
 
@@ -105,12 +108,24 @@ def _edits_for(
         return changed(split_heads(value, tap)).reshape(value.shape)
 
     def through_attn_out(value: Tensor) -> Tensor:
-        resid_mid = read.pop("base") + value
-        return value + (changed(resid_mid) - resid_mid)
+        base = read.pop("base")
+        return attn_out_for(changed(base + value), base, value)
+
+    def begin_result(z: Tensor) -> None:
+        model.edited_results.pop(tap.layer, None)
+        read["z"] = z
 
     def through_o(value: Tensor) -> Tensor:
-        result = head_results(model, split_heads(read.pop("z"), tap), tap.layer)
-        return value + (changed(result) - result).sum(dim=2)
+        z = read.pop("z")
+        result = model.edited_results.get(tap.layer)
+        if result is None:
+            result = head_results(model, split_heads(z, tap), tap.layer)
+        new = model.edited_results[tap.layer] = changed(result)
+        bias = model.weights.layers[tap.layer].b_O
+        total = new.sum(dim=2) if bias is None else new.sum(dim=2) + bias
+        # the difference keeps the sum of the other heads to the bit; where there are none it is but rounding
+        all_changed = (new != result).any(dim=-1).all(dim=2, keepdim=True)
+        return torch.where(all_changed, total, value + (new - result).sum(dim=2))
 
     if tap.how == "through_attn_out":
         assert tap.base is not None
@@ -119,8 +134,23 @@ def _edits_for(
             HookEdit(tap.write, through_attn_out, tap.stage),
         ]
     if tap.how == "through_o":
-        return [HookEdit(tap.read, remember("z"), stage=2), HookEdit(tap.write, through_o, tap.stage)]
+        return [HookEdit(tap.read, begin_result, stage=2), HookEdit(tap.write, through_o, tap.stage)]
     return [HookEdit(tap.write, direct, tap.stage)]
+
+
+def attn_out_for(
+    resid_mid: Float[Tensor, "batch pos d_model"],
+    resid_pre: Float[Tensor, "batch pos d_model"],
+    attn_out: Float[Tensor, "batch pos d_model"],
+) -> Float[Tensor, "batch pos d_model"]:
+    """The attention output that makes the residual stream ``resid_mid``, in value and gradient.
+
+    Unchanged entries stay as they are to the bit, and a zero becomes a zero and no rounding error,
+    which the next norm would blow up.
+    """
+    new = resid_mid - resid_pre
+    unchanged = resid_mid == resid_pre + attn_out
+    return new + torch.where(unchanged, attn_out - new, 0).detach()
 
 
 def change_part(value: Tensor, item: Intervention, place: Place, where: Tensor) -> tuple[Tensor, int]:

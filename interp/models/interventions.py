@@ -14,14 +14,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from dataclasses import replace as with_fields
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import InterventionError, SiteError
 from interp.models.cache import ActivationCache
-from interp.models.positions import Columns
+from interp.models.positions import Columns, Prompt
 from interp.types import COMPONENT_AXES, Site, SiteLike, parse_sites
 
 
@@ -83,9 +84,9 @@ def zero(site: SiteLike) -> Intervention:
 def replace(site: SiteLike, source: Source) -> Intervention:
     """Set the activation to that of another run, a tensor or a number.
 
-    ``source`` is an :class:`ActivationCache` holding the site (rows and columns must match), or a
-    tensor that broadcasts to the part, [batch, pos, (head,) d]. Columns beyond the source, as of
-    generated tokens, are left alone.
+    ``source`` is an :class:`ActivationCache` holding the site, of prompts with the same lengths and
+    padding row by row, or a tensor that broadcasts to the part, [batch, pos, (head,) d]. Columns
+    beyond the source, as of generated tokens, are left alone.
     """
     return Intervention(_one_site(site), "replace", lambda part, place: _read(source, part, place, "replace"))
 
@@ -141,8 +142,16 @@ def mean(
 
     From a cache, the mean is over all real tokens of all rows, or with ``per_position`` over the
     rows at each position (positions beyond the data are left alone). A tensor is the mean itself,
-    [(head,) d], or [pos, (head,) d] with ``per_position``.
+    [(head,) d], or [pos, (head,) d] with ``per_position`` (a pattern's: [pos, (head,) src_pos]).
     """
+    found: dict[int, Tensor] = {}
+
+    def means_of(place: Place) -> Tensor:
+        if isinstance(data, Tensor):
+            return data
+        if place.layer not in found:
+            found[place.layer] = mean_over(data, place.site, place.layer, per_position)
+        return found[place.layer]
 
     def change(part: Tensor, place: Place) -> tuple[Tensor, Tensor | None]:
         if "src_pos" in place.site.axes and not per_position:
@@ -150,8 +159,12 @@ def mean(
                 f"the mean of {place.site} is taken per position only (source positions must match); "
                 "give per_position=True."
             )
-        means = data if isinstance(data, Tensor) else _mean_over(data, place.site, place.layer, per_position)
-        means = _cut(means.to(part), place.site, per_position)
+        if "src_pos" in place.site.axes and bool(place.columns.prompt.offsets.any()):
+            raise InterventionError(
+                f"the mean of {place.site} cannot be set in prompts padded on the left (source positions must "
+                "match); pad on the right."
+            )
+        means = _cut(means_of(place).to(part), place.site, per_position)
         if not per_position:
             return _fit(means, part, place, "mean").expand_as(part), None
         at = place.columns.positions.to(part.device)
@@ -167,19 +180,15 @@ def mean(
 def resample(site: SiteLike, data: ActivationCache, seed: int = 0) -> Intervention:
     """Set the activation to that of another row of ``data``, chosen by ``seed``; never the same row.
 
-    ``data`` needs as many rows and columns as the run. Raises :class:`InterventionError` for a
-    single row.
+    ``data`` needs as many rows and columns as the run, all of one length. Raises
+    :class:`InterventionError` for a single row.
     """
-    n = len(data.tokens)
-    if n < 2:
-        raise InterventionError(f"resample needs at least two rows to choose from; got {n}.")
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    other = torch.empty(n, dtype=torch.long)
-    other[order] = order.roll(1)
+    other = other_rows(len(data.tokens), seed)
 
     def change(part: Tensor, place: Place) -> tuple[Tensor, Tensor | None]:
-        value = _whole(data, place.site, place.layer)[other.to(data.tokens.device)]
-        return _read(value, part, place, "resample")
+        _refuse_other_prompts(data.columns.prompt.select(other), place, "resample")
+        value = _whole(data, place.site, place.layer)
+        return _fit_columns(value[other.to(value.device)], part, place, "resample")
 
     return Intervention(_one_site(site), "resample", change)
 
@@ -196,29 +205,52 @@ def apply(site: SiteLike, function: Callable[[Tensor], Tensor]) -> Intervention:
     )
 
 
+def other_rows(n: int, seed: int) -> Int[Tensor, " n"]:
+    """For each of ``n`` rows a different one, each taken once.
+
+    Raises :class:`InterventionError` for fewer than two rows.
+    """
+    if n < 2:
+        raise InterventionError(f"resampling needs at least two rows to choose from; got {n}.")
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    other = torch.empty(n, dtype=torch.long)
+    other[order] = order.roll(1)
+    return other
+
+
 def _whole(cache: ActivationCache, site: Site, layer: int) -> Tensor:
-    """A layer's activation from a cache, all heads and positions."""
-    return cache[Site(site.component, None if site.component == "embed" else layer)]
+    """A layer's activation from a cache at all positions: all of it, or the site's part of it."""
+    whole = Site(site.component, None if site.component == "embed" else layer)
+    if site.subspace is None:
+        try:
+            return cache[whole]
+        except SiteError:
+            pass
+    part = with_fields(whole, head=site.head, neurons=site.neurons or None, subspace=site.subspace)
+    return cache[part]
 
 
 def _cut(value: Tensor, site: Site, has_position: bool) -> Tensor:
-    """Cut head and neurons out of a tensor [(pos,) (head,) d] that holds them all."""
-    if site.head is not None:
-        axis = 0 if "src_pos" in site.axes or not has_position else 1
-        value = value.select(axis, site.head)
-    if site.neurons:
+    """Cut head and neurons out of a tensor [(pos,) (head,) d] where it holds them all."""
+    if site.head is not None and value.ndim == 2 + has_position:
+        value = value.select(int(has_position), site.head)
+    if site.neurons and value.shape[-1] > len(site.neurons):
         value = value[..., list(site.neurons)]
     return value
 
 
-def _mean_over(cache: ActivationCache, site: Site, layer: int, per_position: bool) -> Tensor:
-    """[(head,) d], or [pos, (head,) d] ([head, pos, src] for patterns, pos first after selection)."""
+def mean_over(cache: ActivationCache, site: Site, layer: int, per_position: bool) -> Tensor:
+    """Mean of one layer's activation over a cache's real tokens: [(head,) d].
+
+    With ``per_position`` over the rows at each position: [pos, (head,) d]; attention patterns are
+    [pos, (head,) src_pos]. Where the cache holds only the site's head or neurons, so does the mean.
+    """
     value = _whole(cache, site, layer)
     if "src_pos" in site.axes:
         if cache.attention_mask is not None:
             raise InterventionError("the mean of attention patterns needs data without padding.")
         average = value.mean(0)
-        return average if site.head is not None else average.transpose(0, 1)
+        return average if average.ndim == 2 else average.transpose(0, 1)
     columns = cache.columns
     real = columns.real.to(value.device)
     if not per_position:
@@ -237,37 +269,80 @@ def _read(source: Source, part: Tensor, place: Place, kind: str) -> tuple[Tensor
         try:
             value = _whole(source, place.site, place.layer)
         except SiteError:
-            value = source[place.site]
-            if value.ndim == part.ndim - 1:
-                value = value.unsqueeze(place.pos_axis)
-            return _fit(value.to(part), part, place, kind).expand_as(part), None
-    elif isinstance(source, Tensor):
-        value = source
-    else:
+            return _read_position(source, part, place, kind), None
+        _refuse_other_prompts(source.columns.prompt, place, kind)
+        return _fit_columns(value, part, place, kind)
+    if not isinstance(source, Tensor):
         return torch.full_like(part, source), None
-    value = value.to(part)
-    full = len(place.site.axes)
-    if value.ndim == full:
+    value = source.to(part)
+    if value.ndim == len(place.site.axes):
         value = _cut_full(value, place.site)
+    if value.ndim == part.ndim - 1:
+        value = value.unsqueeze(0)
     if value.ndim == part.ndim and value.shape[place.pos_axis] > 1:
-        value, known = _align_columns(value, part, place, kind)
-        return _fit(value, part, place, kind).expand_as(part), known
+        return _fit_columns(value, part, place, kind)
     return _fit(value, part, place, kind).expand_as(part), None
+
+
+def _read_position(source: ActivationCache, part: Tensor, place: Place, kind: str) -> Tensor:
+    """From a cache that holds one position only: its value, for wherever the site lies."""
+    embed = place.site.component == "embed"
+    value = source[with_fields(place.site, layer=None if embed else place.layer, rows=None)].to(part)
+    if value.ndim != part.ndim - 1:
+        raise InterventionError(
+            f"{kind} at {place.site}: the cache holds these positions only; to read several, capture the site "
+            f"without positions."
+        )
+    value = value.repeat_interleave(place.columns.prompt.repeats, 0).unsqueeze(place.pos_axis)
+    return _fit(value, part, place, kind).expand_as(part)
+
+
+def _refuse_other_prompts(source: Prompt, place: Place, kind: str) -> None:
+    """A cache is read column by column, so its prompts must lie where those of the run do."""
+    run = place.columns.prompt
+    if len(source.lengths) not in (1, run.n_prompts):
+        raise InterventionError(
+            f"{kind} at {place.site}: the source has {len(source.lengths)} rows, the batch {run.n_prompts}; "
+            "they must be equal."
+        )
+    if source.n_columns != run.n_columns:
+        raise InterventionError(
+            f"{kind} at {place.site}: the source has {source.n_columns} columns, the prompt {run.n_columns}; "
+            "they must be equal."
+        )
+    times = run.repeats if len(source.lengths) > 1 else 1
+    lengths, offsets = (x.repeat_interleave(times) for x in (source.lengths, source.offsets))
+    wrong = (lengths != run.lengths) | (offsets != run.offsets)
+    if bool(wrong.any()):
+        row = int(wrong.int().argmax()) // run.repeats
+        raise InterventionError(
+            f"{kind} at {place.site}: row {row} of the source is a prompt of another length or padding; prompts "
+            "must be of equal length row by row, and padded on the same side."
+        )
+
+
+def _fit_columns(value: Tensor, part: Tensor, place: Place, kind: str) -> tuple[Tensor, Tensor]:
+    """A value [batch, pos, ...] of whole prompts cut to this forward's columns, and where it has them."""
+    value = value.to(part)
+    if value.ndim == len(place.site.axes):
+        value = _cut_full(value, place.site)
+    if place.columns.prompt.repeats > 1 and len(value) == place.columns.prompt.n_prompts:
+        value = value.repeat_interleave(place.columns.prompt.repeats, 0)
+    value, known = _align_columns(value, part, place, kind)
+    return _fit(value, part, place, kind).expand_as(part), known
 
 
 def _cut_full(value: Tensor, site: Site) -> Tensor:
     if site.head is not None:
         value = value.select(1 if "src_pos" in site.axes else 2, site.head)
-    if site.neurons and value.shape[-1] != len(site.neurons):
+    if site.neurons and value.shape[-1] > len(site.neurons):
         value = value[..., list(site.neurons)]
     return value
 
 
-def _align_columns(value: Tensor, part: Tensor, place: Place, kind: str) -> tuple[Tensor, Tensor | None]:
+def _align_columns(value: Tensor, part: Tensor, place: Place, kind: str) -> tuple[Tensor, Tensor]:
     n_source, columns = value.shape[place.pos_axis], place.columns
-    if n_source < columns.prompt.n_columns or (
-        columns.start == 0 and n_source != columns.n and n_source > columns.n
-    ):
+    if n_source < columns.prompt.n_columns or (columns.start == 0 and n_source > columns.n):
         raise InterventionError(
             f"{kind} at {place.site}: the source has {n_source} columns, the prompt {columns.prompt.n_columns}; "
             "they must be equal."
@@ -299,7 +374,7 @@ def _fit(value: Tensor, part: Tensor, place: Place, kind: str) -> Tensor:
         axes = ", ".join(
             a
             for a in COMPONENT_AXES[place.site.component]
-            if not (a.endswith("head") and place.site.head is not None)
+            if not (a in ("head", "kv_head") and place.site.head is not None)
         )
         raise InterventionError(
             f"{kind} at {place.site} got a value of shape {tuple(value.shape)}; it must broadcast to "

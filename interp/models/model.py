@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -12,7 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp.errors import ModelError, TokenizationError
-from interp.models.families.base import Family
+from interp.models.families.base import Family, is_added, is_replaced
+from interp.models.hooked_generation import generate_hooked
 from interp.models.positions import Prompt
 from interp.models.sites import available_components
 from interp.models.traits import Traits, Weights
@@ -56,6 +58,8 @@ class Model:
         self.active_edits: list[tuple[str, int, Any]] = []
         """Edits now installed, as (hook name, stage, torch hook); kept by ``models.hooks``."""
         self.edit_handles: dict[str, list[Any]] = {}
+        self.edited_results: dict[int, Tensor] = {}
+        """``result`` of each layer as edited so far in the forward now running; kept by ``models.intervene``."""
         self.prepend_bos = _bos_by_default(tokenizer, family) if prepend_bos is None else prepend_bos
 
     def __repr__(self) -> str:
@@ -93,13 +97,23 @@ class Model:
         if self.bridge is None:
             yield from self.module.parameters()
             return
-        # a split q/k/v map shares its storage with the fused one it came from, which is not used
         for name, parameter in self.module.named_parameters():
-            if not name.endswith((".qkv._original_component.weight", ".qkv._original_component.bias")):
+            if not is_added(name) and not is_replaced(name):
                 yield parameter
 
     def train(self, mode: bool = True) -> Model:
-        """Training mode of the module (dropout on); returns self."""
+        """Training mode of the module (dropout on); returns self.
+
+        Warns where TransformerLens leaves out a dropout that the config asks for.
+        """
+        option = self.family.lost_dropout
+        rate = getattr(getattr(self.module, "config", None), option, 0) if option else 0
+        if mode and rate:
+            warnings.warn(
+                f"{self.name}: {option}={rate} is not applied in the attention as wrapped by TransformerLens; set "
+                "it to 0 in the config, or train in evaluation mode.",
+                stacklevel=2,
+            )
         self.module.train(mode)
         return self
 
@@ -111,8 +125,11 @@ class Model:
         self,
         tokens: Int[Tensor, "batch pos"] | Int[Tensor, " pos"] | str | Sequence[str],
         attention_mask: Bool[Tensor, "batch pos"] | Int[Tensor, "batch pos"] | None = None,
+        keep_columns: Int[Tensor, " kept"] | None = None,
     ) -> Float[Tensor, "batch pos d_vocab"]:
         """Logits of every position. ``attention_mask`` is False on padding, on either side.
+
+        With ``keep_columns`` only these columns are unembedded: [batch, kept, d_vocab].
 
         Raises :class:`ModelError` on an empty batch, ids outside the vocabulary or too many tokens.
         """
@@ -120,16 +137,22 @@ class Model:
             tokens, attention_mask = self.to_padded_tokens([tokens] if isinstance(tokens, str) else tokens)
         tokens, attention_mask = self._check_tokens(tokens, attention_mask)
         if self.is_hooked_transformer:
-            return self.module(
-                tokens, attention_mask=None if attention_mask is None else attention_mask.long()
-            )
-        if attention_mask is None:
-            return self.module(input_ids=tokens, use_cache=False).logits
-        mask = attention_mask.long()
-        positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-        return self.module(
-            input_ids=tokens, attention_mask=mask, position_ids=positions, use_cache=False
-        ).logits
+            logits = self._call_hooked(tokens, attention_mask)
+            return logits if keep_columns is None else logits[:, keep_columns.to(logits.device)]
+        inputs: dict[str, Tensor] = {"input_ids": tokens}
+        if keep_columns is not None:
+            inputs["logits_to_keep"] = keep_columns.to(tokens.device)
+        if attention_mask is not None:
+            inputs["attention_mask"] = attention_mask.long()
+            inputs["position_ids"] = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
+        return self.module(**inputs, use_cache=False).logits
+
+    def _call_hooked(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
+        module: Any = self.module
+        if mask is not None and module.cfg.attention_dir != "causal" and not bool(mask.all()):
+            raise ModelError("a bidirectional HookedTransformer attends to padding; give prompts of one length.")
+        # without a mask it would guess one from the tokenizer's pad token
+        return module(tokens, attention_mask=torch.ones_like(tokens) if mask is None else mask.long())
 
     @torch.no_grad()
     def generate(
@@ -139,12 +162,16 @@ class Model:
         attention_mask: Tensor | None = None,
         use_cache: bool = True,
         **options: Any,
-    ) -> Int[Tensor, "batch total"]:
+    ) -> Int[Tensor, "row total"]:
         """Prompt and continuation as tokens; greedy unless ``do_sample=True``.
 
         Several prompts of unequal length must be padded on the left (text is). ``options`` go to
         Hugging Face's ``generate`` (``temperature``, ``top_k``, ``eos_token_id`` ...). Active
-        interventions apply at every step, with and without the KV cache alike.
+        interventions apply at every step, with and without the KV cache alike; where a prompt is
+        continued several times (``num_return_sequences``, beams), their rows and labels mean prompts.
+
+        Raises :class:`ModelError` for prompts padded on the right, or that with their continuation
+        do not fit the context.
         """
         if not isinstance(tokens, Tensor):
             tokens, attention_mask = self.to_padded_tokens(
@@ -153,13 +180,20 @@ class Model:
         tokens, attention_mask = self._check_tokens(tokens, attention_mask)
         if attention_mask is not None and not bool(attention_mask[:, -1].all()):
             raise ModelError("generate needs prompts padded on the left; a row ends in padding.")
+        total = tokens.shape[1] + max_new_tokens
+        # the last token is not read again
+        if max_new_tokens < 1 or total - 1 > self.traits.n_ctx:
+            raise ModelError(
+                f"{tokens.shape[1]} tokens and {max_new_tokens} new ones do not fit the model's context of "
+                f"{self.traits.n_ctx}; max_new_tokens must lie in 1..{self.traits.n_ctx - tokens.shape[1] + 1}."
+            )
         with self._generating(Prompt.from_mask(len(tokens), tokens.shape[1], attention_mask)):
-            if self.is_hooked_transformer:
-                return self._generate_hooked(tokens, max_new_tokens, attention_mask, use_cache, options)
             mask = torch.ones_like(tokens) if attention_mask is None else attention_mask.long()
             options = {"do_sample": False, **options}
             if options.get("pad_token_id") is None:
                 options["pad_token_id"] = self._pad_token()
+            if self.is_hooked_transformer:
+                return generate_hooked(self.module, tokens, mask.bool(), max_new_tokens, use_cache, options)
             return self.module.generate(
                 input_ids=tokens,
                 attention_mask=mask,
@@ -167,14 +201,6 @@ class Model:
                 use_cache=use_cache,
                 **options,
             )
-
-    def _generate_hooked(
-        self, tokens: Tensor, n: int, mask: Tensor | None, use_cache: bool, options: dict[str, Any]
-    ) -> Tensor:
-        if mask is not None and not bool(mask.all()):
-            raise ModelError("generate with a HookedTransformer takes prompts of equal length; got padding.")
-        settings = {"do_sample": False, "stop_at_eos": False, "verbose": False, **options}
-        return self.module.generate(tokens, max_new_tokens=n, use_past_kv_cache=use_cache, **settings)
 
     @contextmanager
     def _generating(self, prompt: Prompt) -> Iterator[None]:
@@ -216,8 +242,8 @@ class Model:
             raise ModelError(
                 f"{tokens.shape[1]} tokens are more than the model's context of {self.traits.n_ctx}; shorten the prompt."
             )
-        if mask is not None and mask.shape != tokens.shape:
-            raise ModelError(f"attention_mask has shape {tuple(mask.shape)}, tokens {tuple(tokens.shape)}.")
+        if mask is not None:
+            _check_mask(mask, tokens)
         return tokens.to(self.device), None if mask is None else mask.to(self.device)
 
     def _need_tokenizer(self) -> Any:
@@ -282,6 +308,17 @@ class Model:
     def to_string(self, tokens: Tensor) -> str:
         """Text of ids [pos] or [1, pos], special tokens included."""
         return self._need_tokenizer().decode(tokens.reshape(-1).tolist(), clean_up_tokenization_spaces=False)
+
+
+def _check_mask(mask: Tensor, tokens: Tensor) -> None:
+    if mask.shape != tokens.shape:
+        raise ModelError(f"attention_mask has shape {tuple(mask.shape)}, tokens {tuple(tokens.shape)}.")
+    real = mask.bool().int()
+    edges = torch.nn.functional.pad(real, (1, 1)).diff(dim=1).abs().sum(dim=1)
+    if bool((edges != 2).any()):
+        row = int((edges != 2).int().argmax())
+        what = "has no real token" if not bool(real[row].any()) else "has padding between its tokens"
+        raise ModelError(f"row {row} of attention_mask {what}; pad on the left or on the right only.")
 
 
 def _bos_by_default(tokenizer: Any, family: Family) -> bool:

@@ -27,6 +27,17 @@ class Prompt:
     """Columns of padding before each row."""
     lengths: Int[Tensor, "batch"]
     """Real prompt tokens of each row."""
+    repeats: int = 1
+    """Rows made of each prompt, side by side: beams, or several continuations of one prompt."""
+
+    @property
+    def n_prompts(self) -> int:
+        """Prompts as they were given, before they were repeated."""
+        return len(self.lengths) // self.repeats
+
+    def select(self, rows: Int[Tensor, "n"]) -> Prompt:
+        """Some of the rows, in this order."""
+        return Prompt(self.n_columns, self.offsets[rows], self.lengths[rows])
 
     @classmethod
     def from_mask(cls, batch: int, n_columns: int, mask: Tensor | None) -> Prompt:
@@ -83,14 +94,14 @@ class Columns:
             for position in site.positions:
                 chosen |= self._select_one(position, labels, site)
         if site.rows is not None:
-            rows = torch.zeros(self.batch, dtype=torch.bool)
-            beyond = [row for row in site.rows if row >= self.batch]
+            rows = torch.zeros(self.prompt.n_prompts, dtype=torch.bool)
+            beyond = [row for row in site.rows if row >= len(rows)]
             if beyond:
                 raise InterventionError(
-                    f"site {site} names batch rows {beyond}, but the batch has {self.batch} rows."
+                    f"site {site} names batch rows {beyond}, but the batch has {len(rows)} rows."
                 )
             rows[list(site.rows)] = True
-            chosen = chosen & rows[:, None]
+            chosen = chosen & rows.repeat_interleave(self.prompt.repeats)[:, None]
         return chosen
 
     def _select_one(self, position: Position, labels: Mapping[str, Tensor], site: Site) -> Tensor:
@@ -120,11 +131,12 @@ class Columns:
                 + " Labels come from a task: pass labels=task.labels."
             )
         where = labels[position].cpu()
-        if where.shape != (self.batch,):
+        if where.shape != (self.prompt.n_prompts,):
             raise InterventionError(
-                f"label {position!r} has {tuple(where.shape)} entries, but the batch has {self.batch} rows."
+                f"label {position!r} has shape {tuple(where.shape)}; expected one position for each of the "
+                f"{self.prompt.n_prompts} rows of the batch."
             )
-        return self.real & (at == where[:, None])
+        return self.real & (at == where.repeat_interleave(self.prompt.repeats)[:, None])
 
 
 def _from_end(position: int, lengths: Tensor) -> Tensor | int:

@@ -20,7 +20,7 @@ class Tap:
     ``direct``: both at ``read``. ``through_attn_out``: some families' resid_mid hook sees only the
     copy that enters the MLP, so the edit is made by changing the attention output that enters the
     sum (``base`` holds resid_pre). ``through_o``: ``result`` is z times W_O, computed from ``read``
-    and edited by its difference at the attention output.
+    and edited by its difference at the attention output, before edits of that output itself.
     """
 
     component: str
@@ -48,7 +48,9 @@ def tap(family: Family, traits: Traits, component: str, layer: int) -> Tap:
     axis = next((a for a in COMPONENT_AXES[component] if a in heads), None)
     n_heads = heads[axis] if axis is not None and component not in ("pattern", "attn_scores") else None
     if component == "result" and component in available_components(family, traits):
-        return Tap(component, layer, hooks["z"], hooks["o"], "through_o", n_heads=traits.n_heads)
+        return Tap(
+            component, layer, hooks["z"], hooks["o"], "through_o", n_heads=traits.n_heads, stage=-1
+        )
     if component not in hooks:
         raise SiteError(_absent(component, family, traits))
     if component == "resid_mid" and not family.resid_mid_acts:

@@ -85,6 +85,8 @@ class LayerWeights:
     b_in: Float[Tensor, " d_mlp"] | None = None
     W_gate: Float[Tensor, "d_model d_mlp"] | None = None
     b_gate: Float[Tensor, " d_mlp"] | None = None
+    b_post: Float[Tensor, " d_mlp"] | None = None
+    """Added to ``mlp_post`` itself: what a gated ``HookedTransformer`` calls ``b_in``."""
     W_out: Float[Tensor, "d_mlp d_model"] | None = None
     b_out: Float[Tensor, " d_model"] | None = None
 

@@ -31,34 +31,44 @@ class Ticks:
     longest: int
     """Characters of the longest text, as it appears."""
     title: str
+    spacing: int = 0
+    """At least so many pixels between two labels, none turned; 0 labels as many as can be read."""
 
     def __len__(self) -> int:
         return len(self.keys)
 
 
-def name_ticks(labels: Sequence[str | int], title: str) -> Ticks:
+def name_ticks(labels: Sequence[str | int], title: str, spacing: int = 0) -> Ticks:
     """Ticks for layers, heads or other names; entries of equal name stay apart."""
     texts = [shorten(str(label), 2 * LONGEST_TICK) for label in labels]
     keys = [escape_text(str(label)) for label in labels]
     if len(set(keys)) < len(keys):
         keys = [f"{i} {key}" for i, key in enumerate(keys)]
-    return _ticks(keys, texts, title)
+    return _ticks(keys, texts, title, spacing)
 
 
-def token_ticks(tokens: Sequence[str], title: str = "position") -> Ticks:
-    """Ticks for tokens: white space visible, equal tokens apart."""
+def token_ticks(
+    tokens: Sequence[str], title: str = "position", positions: Sequence[int] | None = None
+) -> Ticks:
+    """Ticks for tokens: white space visible, equal tokens apart, numbered from 0 or by ``positions``."""
     texts = [shorten(visible_token(token), LONGEST_TICK) for token in tokens]
-    return _ticks(token_keys(tokens), texts, title)
+    return _ticks(token_keys(tokens, positions), texts, title)
 
 
-def _ticks(keys: Sequence[str], texts: list[str], title: str) -> Ticks:
+def _ticks(keys: Sequence[str], texts: list[str], title: str, spacing: int = 0) -> Ticks:
     longest = max((len(text) for text in texts), default=1)
-    return Ticks(tuple(keys), tuple(escape_text(text) for text in texts), longest, title)
+    return Ticks(tuple(keys), tuple(escape_text(text) for text in texts), longest, title, spacing)
 
 
 def to_array(values: Tensor) -> NDArray[np.float32]:
     """A tensor of any device and dtype as a plain array."""
     return values.detach().cpu().float().numpy()
+
+
+def two_decimals(values: NDArray[Any]) -> list[list[str]]:
+    """Numbers as cell text; nothing reads -0.00, and a missing value is blank."""
+    shown = [["" if np.isnan(v) else f"{v:.2f}" for v in row] for row in values]
+    return [["0.00" if text == "-0.00" else text for text in row] for row in shown]
 
 
 def fit_cell(entries: int, room: float, smallest: float, largest: float) -> float:
@@ -83,8 +93,8 @@ def add_heatmap(
 ) -> Panel:
     """A panel with one heatmap. ``z`` is [y, x]; the first row is at the bottom unless ``top_down``.
 
-    ``names`` (escaped) and ``details`` [y, x, ...] fill ``%{text}`` and ``%{customdata[i]}`` of the
-    ``hover`` template. ``cell_text`` is written into the cells instead of showing nothing.
+    ``names`` (escaped) and ``details`` [y, x, ...] fill ``%{hovertext}`` and ``%{customdata[i]}``
+    of the ``hover`` template. ``cell_text`` (escaped) is written into the cells.
     """
     panel = sheet.add_panel(title, len(x) * cell[0], len(y) * cell[1], **label_room(x, y, cell[0]))
     panel.color_axis = color_axis
@@ -97,12 +107,12 @@ def add_heatmap(
             xaxis=panel.xaxis,
             yaxis=panel.yaxis,
             name=escape_text(title),
-            text=[list(row) for row in names] if cell_text is None else [list(row) for row in cell_text],
+            text=None if cell_text is None else [list(row) for row in cell_text],
             hovertext=[list(row) for row in names],
             texttemplate=None if cell_text is None else "%{text}",
             textfont=dict(size=cell_font(cell[0])),
             customdata=details,
-            hovertemplate=hover.replace("%{text}", "%{hovertext}") + "<extra></extra>",
+            hovertemplate=hover + "<extra></extra>",
             xgap=1 if cell[0] >= 12 else 0,
             ygap=1 if cell[1] >= 12 else 0,
             hoverongaps=True,
@@ -110,19 +120,24 @@ def add_heatmap(
     )
     write_category_axes(sheet, panel, x, y, cell, top_down)
     if not np.isfinite(z).all():
-        sheet.figure.add_shape(
-            type="rect",
-            xref=f"{panel.xaxis} domain",
-            yref=f"{panel.yaxis} domain",
-            x0=0,
-            x1=1,
-            y0=0,
-            y1=1,
-            line_width=0,
-            fillcolor=MISSING,
-            layer="below",
-        )
+        fill_behind(sheet, panel, MISSING)
     return panel
+
+
+def fill_behind(sheet: Sheet, panel: Panel, color: str) -> None:
+    """Colour a panel's background, which shows where a heatmap has no value."""
+    sheet.figure.add_shape(
+        type="rect",
+        xref=f"{panel.xaxis} domain",
+        yref=f"{panel.yaxis} domain",
+        x0=0,
+        x1=1,
+        y0=0,
+        y1=1,
+        line_width=0,
+        fillcolor=color,
+        layer="below",
+    )
 
 
 def label_room(x: Ticks, y: Ticks, cell_width: float) -> dict[str, int]:
@@ -135,7 +150,7 @@ def label_room(x: Ticks, y: Ticks, cell_width: float) -> dict[str, int]:
 
 def turns_labels(x: Ticks, cell_width: float) -> bool:
     """Whether labels along x must be turned upright to fit their cells."""
-    return x.longest * TICK_SIZE * CHARACTER + 6 > cell_width
+    return not x.spacing and x.longest * TICK_SIZE * CHARACTER + 6 > cell_width
 
 
 def cell_font(cell_width: float) -> int:
@@ -147,30 +162,32 @@ def write_category_axes(
     sheet: Sheet, panel: Panel, x: Ticks, y: Ticks, cell: tuple[float, float], top_down: bool
 ) -> None:
     """Name every row and column; thin the names out where they would touch."""
-    shared = dict(type="category", showgrid=False, zeroline=False, ticks="", tickfont_size=TICK_SIZE)
-    turned = turns_labels(x, cell[0])
-    pitch = SMALLEST_TICK if turned else x.longest * TICK_SIZE * CHARACTER
-    columns = range(0, len(x), _thin(cell[0], pitch))
-    rows = range(0, len(y), _thin(cell[1], SMALLEST_TICK))
-    sheet.figure.layout[f"xaxis{panel.xaxis[1:]}"] = shared | dict(
-        tickvals=[x.keys[i] for i in columns],
-        ticktext=[x.texts[i] for i in columns],
-        range=[-0.5, len(x) - 0.5],
-        tickangle=-90 if turned else 0,
-        title=axis_title(x.title),
+    sheet.figure.layout[f"xaxis{panel.xaxis[1:]}"] = category_axis(x, cell[0]) | dict(
+        tickangle=-90 if turns_labels(x, cell[0]) else 0
     )
-    sheet.figure.layout[f"yaxis{panel.yaxis[1:]}"] = shared | dict(
-        tickvals=[y.keys[i] for i in rows],
-        ticktext=[y.texts[i] for i in rows],
-        range=[len(y) - 0.5, -0.5] if top_down else [-0.5, len(y) - 0.5],
-        title=axis_title(y.title),
+    sheet.figure.layout[f"yaxis{panel.yaxis[1:]}"] = category_axis(y, cell[1], top_down)
+
+
+def category_axis(names: Ticks, pitch: float, reverse: bool = False) -> dict[str, Any]:
+    """An axis of names that stand ``pitch`` pixels apart; some are left out where they would touch."""
+    n = len(names)
+    size = TICK_SIZE if names.spacing else min(TICK_SIZE, max(8, math.floor(pitch) - 1))
+    step = max(1, math.ceil((names.spacing or SMALLEST_TICK) / pitch - 1e-6))
+    return dict(
+        type="category",
+        showgrid=False,
+        zeroline=False,
+        ticks="outside",
+        ticklen=3,
+        tickcolor="rgba(0,0,0,0)",
+        tickfont=dict(size=size),
+        tickvals=list(names.keys[::step]),
+        ticktext=list(names.texts[::step]),
+        range=[n - 0.5, -0.5] if reverse else [-0.5, n - 0.5],
+        title=axis_title(names.title),
     )
 
 
 def axis_title(text: str) -> dict[str, Any]:
     """An axis title of the common size, close to the labels."""
     return dict(text=escape_text(text), standoff=4, font=dict(size=TICK_SIZE))
-
-
-def _thin(cell: float, pitch: float) -> int:
-    return max(1, math.ceil(pitch / cell - 1e-6))

@@ -13,7 +13,7 @@ from plotly.colors import diverging, sequential
 BLUE = "rgb(33,102,172)"
 RED = "rgb(178,24,43)"
 GREY = "rgb(120,120,120)"
-LIGHT_GREY = "rgb(205,205,205)"
+FRAME = "rgb(205,205,205)"
 MISSING = "rgb(190,190,190)"
 """Behind heatmaps: where a value is NaN."""
 LINES = (BLUE, "rgb(230,140,20)", "rgb(60,145,80)", "rgb(135,80,160)", "rgb(150,95,60)", "rgb(80,80,80)")
@@ -42,7 +42,7 @@ class ColorScale:
 
 
 def signed_scale(arrays: Iterable[NDArray[Any]], title: str) -> ColorScale:
-    """Red to blue around 0, with limits symmetric at the largest magnitude of ``arrays``; blue is positive."""
+    """Red (negative) to blue (positive), limits at plus and minus the largest magnitude of ``arrays``."""
     limit = _largest(arrays)
     return ColorScale(tuple(diverging.RdBu), -limit, limit, title)
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import textwrap
 from dataclasses import dataclass, field
-from typing import Any
 
 import plotly.graph_objects as go
 
-from interp.plots.scales import ColorScale
+from interp.plots.scales import FRAME, ColorScale
 from interp.plots.tokens import escape_text
 
 MAX_WIDTH = 1180
@@ -21,8 +20,13 @@ MIN_WIDTH = 640
 EDGE = 24
 TITLE_SIZE, SUBTITLE_SIZE, LABEL_SIZE, TICK_SIZE = 17, 12, 13, 11
 CHARACTER = 0.56
-"""Mean width of a character, in font sizes."""
+"""Width of a character in a label, in font sizes; a little generous, for labels are short."""
+PROSE = 0.51
+"""The same in a line of text."""
+TITLE_LINE = 22
+LEGEND_LINE = 20
 COLOR_BAR = 84
+"""Pixels across that a colour bar takes, and the least it is tall."""
 ROW_GAP = 14
 FONT = "Open Sans, Helvetica, Arial, sans-serif"
 INK = "rgb(40,40,40)"
@@ -42,11 +46,14 @@ class Panel:
     title: str
     width: int
     height: int
-    left: int = 50
-    right: int = 16
-    top: int = 26
-    bottom: int = 44
+    left: int
+    right: int
+    top: int
+    bottom: int
     color_axis: str | None = None
+    legend: str | None = None
+    """A plotly legend (``"legend"``, ``"legend2"`` ...) that stands below this panel."""
+    legend_lines: int = 0
     x0: int = field(default=0, init=False)
     y0: int = field(default=0, init=False)
 
@@ -74,22 +81,32 @@ class Sheet:
         self._bands: list[list[Panel]] = []
         self._tables: list[tuple[Panel, go.Table]] = []
         self._scales: dict[str, ColorScale] = {}
+        self._notes: list[str] = []
         self._panels = 0
 
     def start_band(self) -> None:
         """The next panel begins a new row."""
         self._bands.append([])
 
-    def add_panel(self, title: str, width: float, height: float, **room: int) -> Panel:
-        """A panel with axes, titled ``title`` (escaped here); ``room`` sets left, right, top, bottom."""
+    def add_panel(
+        self,
+        title: str,
+        width: float,
+        height: float,
+        left: int = 50,
+        right: int = 16,
+        top: int = 26,
+        bottom: int = 40,
+    ) -> Panel:
+        """A panel with axes and room around them, titled ``title`` (escaped here)."""
         self._panels += 1
-        panel = Panel(self._panels, title, round(width), round(height), **room)
+        panel = Panel(self._panels, title, round(width), round(height), left, right, top, bottom)
         self._place(panel)
         return panel
 
     def add_table(self, table: go.Table, width: int, height: int, title: str) -> None:
         """A table beside the panels of this band."""
-        panel = Panel(0, title, width, height, left=28)
+        panel = Panel(0, title, width, height, left=28, right=16, top=26, bottom=8)
         self._place(panel)
         self._tables.append((panel, table))
 
@@ -99,13 +116,20 @@ class Sheet:
         self._scales[name] = scale
         return name
 
+    def add_note(self, text: str) -> None:
+        """A remark at the end of the subtitle: what was left out, and why."""
+        if text not in self._notes:
+            self._notes.append(text)
+
     def finish(self, title: str, subtitle: str) -> go.Figure:
         """Place everything under ``title`` and ``subtitle`` (escaped and wrapped here)."""
         rows = [row for band in self._bands if band for row in _wrap(band)]
         width = max(MIN_WIDTH, *(_row_width(row) for row in rows)) + 2 * EDGE
-        lines = textwrap.wrap(subtitle, width=int((width - 2 * EDGE) / (SUBTITLE_SIZE * CHARACTER)))
-        titles = textwrap.wrap(title, width=int((width - 2 * EDGE) / (TITLE_SIZE * CHARACTER)))
-        header = round(26 + 22 * len(titles) + 17 * len(lines))
+        lines = textwrap.wrap(
+            " · ".join([subtitle, *self._notes]), width=int((width - 2 * EDGE) / (SUBTITLE_SIZE * PROSE))
+        )
+        titles = textwrap.wrap(title, width=int((width - 2 * EDGE) / (TITLE_SIZE * PROSE)))
+        header = round(38 + TITLE_LINE * len(titles) + 17 * len(lines))
         height = header + sum(_row_height(row) + ROW_GAP for row in rows) + EDGE - ROW_GAP
         _place_rows(rows, header)
         self._write_layout(titles, lines, width, height)
@@ -128,7 +152,11 @@ class Sheet:
             paper_bgcolor="white",
             plot_bgcolor="white",
             font=dict(family=FONT, size=TICK_SIZE, color=INK),
-            hoverlabel=dict(align="left", font=dict(family=FONT, size=12)),
+            hoverlabel=dict(
+                align="left", bgcolor="white", bordercolor=INK, font=dict(family=FONT, size=12, color=INK)
+            ),
+            # upright at the right edge, where it hides neither title nor data
+            modebar=dict(orientation="v", remove=["lasso2d", "select2d"]),
             hovermode="closest",
             title=dict(
                 text="<br>".join(escape_text(line) for line in titles),
@@ -139,7 +167,8 @@ class Sheet:
                 font=dict(size=TITLE_SIZE),
                 x=EDGE / width,
                 xanchor="left",
-                y=1 - 14 / height,
+                # plotly moves a title up by half a line for every line after the first
+                y=1 - (14 + TITLE_LINE * (len(titles) - 1) / 2) / height,
                 yanchor="top",
                 yref="container",
             ),
@@ -148,6 +177,10 @@ class Sheet:
     def _write_panel(self, panel: Panel, width: int, height: int) -> None:
         x = [panel.x0 / width, (panel.x0 + panel.width) / width]
         y = [1 - (panel.y0 + panel.height) / height, 1 - panel.y0 / height]
+        if panel.legend:
+            top = 1 - (panel.y0 + panel.height + panel.bottom) / height
+            place = dict(x=x[0], xanchor="left", y=top, yanchor="top", xref="paper", yref="paper")
+            self.figure.layout[panel.legend] = place | dict(font_size=TICK_SIZE, tracegroupgap=0)
         if panel.title:
             self.figure.add_annotation(
                 text=escape_text(panel.title),
@@ -167,8 +200,9 @@ class Sheet:
                 self.figure.add_trace(table)
         if panel.number:
             suffix = panel.xaxis[1:]
-            self.figure.layout[f"xaxis{suffix}"].update(domain=x, anchor=panel.yaxis, automargin=False)
-            self.figure.layout[f"yaxis{suffix}"].update(domain=y, anchor=panel.xaxis, automargin=False)
+            place_x = dict(domain=x, anchor=panel.yaxis, automargin=False)
+            place_y = dict(domain=y, anchor=panel.xaxis, automargin=False)
+            self.figure.update_layout({f"xaxis{suffix}": place_x, f"yaxis{suffix}": place_y})
 
     def _write_color_bars(self, rows: list[list[Panel]], width: int, height: int) -> None:
         for name, scale in self._scales.items():
@@ -182,12 +216,13 @@ class Sheet:
                 xanchor="left",
                 y=1 - last.y0 / height,
                 yanchor="top",
-                len=max(last.height, 90),
+                len=max(last.height, COLOR_BAR),
                 lenmode="pixels",
                 thickness=12,
                 xpad=0,
                 ypad=0,
-                outlinewidth=0,
+                outlinewidth=1,
+                outlinecolor=FRAME,
                 nticks=5,
                 tickfont=dict(size=TICK_SIZE),
                 title=dict(text=escape_text(scale.title), side="right", font=dict(size=TICK_SIZE)),
@@ -220,7 +255,10 @@ def _row_width(row: list[Panel]) -> int:
 
 
 def _row_height(row: list[Panel]) -> int:
-    return max(panel.top for panel in row) + max(panel.height + panel.bottom for panel in row)
+    below = [panel.height + panel.bottom + LEGEND_LINE * panel.legend_lines for panel in row]
+    if any(panel.color_axis for panel in row):
+        below.append(COLOR_BAR + 12)
+    return max(panel.top for panel in row) + max(below)
 
 
 def _place_rows(rows: list[list[Panel]], header: int) -> None:

@@ -38,10 +38,13 @@ def shorten(text: str, limit: int | None) -> str:
     return text if limit is None or len(text) <= limit else text[: limit - 1] + "…"
 
 
-def token_keys(tokens: Sequence[str]) -> tuple[str, ...]:
+def token_keys(tokens: Sequence[str], positions: Sequence[int] | None = None) -> tuple[str, ...]:
     """A different key for every position, so that two equal tokens stay apart.
+
+    ``positions`` numbers the tokens; by default 0, 1, 2 ...
 
     >>> token_keys(["<s>", " a", " a"])
     ('0 &lt;s&gt;', '1 ·a', '2 ·a')
     """
-    return tuple(f"{i} {show_token(token)}" for i, token in enumerate(tokens))
+    numbers = range(len(tokens)) if positions is None else positions
+    return tuple(f"{i} {show_token(token)}" for i, token in zip(numbers, tokens, strict=True))

@@ -8,6 +8,7 @@ from interp.results.attention import HeadRole as HeadRole
 from interp.results.attention import HeadScores as HeadScores
 from interp.results.attention import RankedHead as RankedHead
 from interp.results.history import TrainingHistory as TrainingHistory
+from interp.results.lens import LensTargets as LensTargets
 from interp.results.lens import LogitAttribution as LogitAttribution
 from interp.results.lens import LogitLens as LogitLens
 from interp.results.provenance import Provenance as Provenance

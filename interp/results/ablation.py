@@ -47,13 +47,14 @@ class AblationCheck(Record):
         self._check_axes(**sizes)
         if not self.names or self.random.numel() == 0:
             raise RecordError(
-                f"AblationCheck needs at least one ablated part and one random set; got {len(self.names)} parts "
-                f"and {self.random.numel()} random sets."
+                "AblationCheck needs at least one ablated part and one random set; got "
+                f"{len(self.names)} parts and {self.random.numel()} random sets."
             )
         unequal = [names for names in self.random_names if len(names) != len(self.names)]
         if unequal:
             raise RecordError(
-                f"random sets must have as many parts as the ablated one ({len(self.names)}); got {unequal[0]}."
+                f"random sets must have as many parts as the ablated one ({len(self.names)}); "
+                f"got {unequal[0]}."
             )
 
     @property

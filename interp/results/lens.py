@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -22,6 +22,18 @@ LensColour = Literal["probability", "target_probability", "target_rank"]
 
 
 @dataclass(frozen=True, eq=False)
+class LensTargets:
+    """The tokens a lens was asked about: the true next ones, or a task's answers."""
+
+    ids: Int[Tensor, "batch pos"]
+    """Negative where nothing is asked."""
+    logits: Float[Tensor, "layer batch pos"]
+    probs: Float[Tensor, "layer batch pos"]
+    ranks: Int[Tensor, "layer batch pos"]
+    """How many tokens are likelier than the target: 0 is the top."""
+
+
+@dataclass(frozen=True, eq=False)
 class LogitLens(Record):
     """The residual stream read through the final norm and the unembedding, at every layer.
 
@@ -38,6 +50,7 @@ class LogitLens(Record):
         "target_logits": ("layer", "batch", "pos"),
         "target_probs": ("layer", "batch", "pos"),
         "target_ranks": ("layer", "batch", "pos"),
+        "positions": ("batch", "pos"),
     }
 
     layers: tuple[str, ...]
@@ -52,11 +65,13 @@ class LogitLens(Record):
     """The text of every id in ``top_ids`` and ``target_ids``."""
     provenance: Provenance
     target_ids: Int[Tensor, "batch pos"] | None = None
-    """The token asked about at each position: the true next token, or a task's answer. Negative: none."""
+    """The token asked about at each position. Negative where nothing is asked."""
     target_logits: Float[Tensor, "layer batch pos"] | None = None
     target_probs: Float[Tensor, "layer batch pos"] | None = None
     target_ranks: Int[Tensor, "layer batch pos"] | None = None
     """How many tokens are likelier than the target: 0 is the top."""
+    positions: Int[Tensor, "batch pos"] | None = None
+    """The prompt's position that each entry of the pos axis holds, where only some were kept."""
 
     def __post_init__(self) -> None:
         self._check_axes(layer=len(self.layers), batch=len(self.tokens))
@@ -66,11 +81,24 @@ class LogitLens(Record):
                 f"LogitLens needs at least one entry and an entry for every token; got top_ids of shape "
                 f"{list(self.top_ids.shape)} for prompts of up to {longest} tokens."
             )
-        present = (self.target_logits, self.target_probs, self.target_ranks)
-        if any((part is None) != (self.target_ids is None) for part in present):
+        parts = (self.target_ids, self.target_logits, self.target_probs, self.target_ranks)
+        if self.targets is None and any(part is not None for part in parts):
             raise RecordError(
                 "give target_ids, target_logits, target_probs and target_ranks together, or none."
             )
+
+    @property
+    def targets(self) -> LensTargets | None:
+        """What was asked about and how it fared; ``None`` when nothing was asked."""
+        ids, logits, probs, ranks = self.target_ids, self.target_logits, self.target_probs, self.target_ranks
+        if ids is None or logits is None or probs is None or ranks is None:
+            return None
+        return LensTargets(ids, logits, probs, ranks)
+
+    def positions_of(self, prompt: int) -> list[int]:
+        """The position of each of a prompt's ``tokens``, counted from its first real token."""
+        n = len(self.tokens[prompt])
+        return list(range(n)) if self.positions is None else self.positions[prompt, :n].tolist()
 
     def text_of(self, token_id: int) -> str:
         """The text of a token id, ``#id`` when it is unknown."""
@@ -79,7 +107,7 @@ class LogitLens(Record):
     def top_tokens(self, layer: int, prompt: int, pos: int) -> list[tuple[str, float]]:
         """The likeliest next tokens at one place with their probabilities, likeliest first.
 
-        ``layer`` indexes ``layers``.
+        ``layer`` indexes ``layers``, and ``pos`` the prompt's ``tokens``.
         """
         ids = self.top_ids[layer, prompt, pos].tolist()
         probs = self.top_probs[layer, prompt, pos].tolist()
@@ -90,38 +118,40 @@ class LogitLens(Record):
         import pandas as pd
 
         rows: list[dict[str, Any]] = []
+        targets = self.targets
         for prompt, tokens in enumerate(self.tokens):
             for layer, label in enumerate(self.layers):
-                for pos, token in enumerate(tokens):
-                    rows.append(
-                        {"layer": label, "prompt": prompt, "pos": pos, "token": token}
-                        | self._row(layer, prompt, pos)
-                    )
+                for column, (pos, token) in enumerate(zip(self.positions_of(prompt), tokens, strict=True)):
+                    place = {"layer": label, "prompt": prompt, "pos": pos, "token": token}
+                    read = self._top(layer, prompt, column) | self._target(targets, (layer, prompt, column))
+                    rows.append(place | read)
         return pd.DataFrame(rows)
 
-    def _row(self, layer: int, prompt: int, pos: int) -> dict[str, Any]:
-        at = (layer, prompt, pos)
-        row: dict[str, Any] = {
-            "top_token": self.text_of(int(self.top_ids[(*at, 0)])),
-            "top_probability": float(self.top_probs[(*at, 0)]),
-            "top_logit": float(self.top_logits[(*at, 0)]),
-        }
-        if self.target_ids is None:
-            return row
-        assert self.target_logits is not None and self.target_probs is not None
-        assert self.target_ranks is not None
-        target = int(self.target_ids[prompt, pos])
-        asked = target >= 0
-        return row | {
-            "target": self.text_of(target) if asked else None,
-            "target_probability": float(self.target_probs[at]) if asked else None,
-            "target_logit": float(self.target_logits[at]) if asked else None,
-            "target_rank": int(self.target_ranks[at]) if asked else None,
+    def _top(self, layer: int, prompt: int, pos: int) -> dict[str, Any]:
+        at = (layer, prompt, pos, 0)
+        return {
+            "top_token": self.text_of(int(self.top_ids[at])),
+            "top_probability": float(self.top_probs[at]),
+            "top_logit": float(self.top_logits[at]),
         }
 
-    def plot(self, prompt: int = 0, color: LensColour = "probability") -> go.Figure:
+    def _target(self, targets: LensTargets | None, at: tuple[int, int, int]) -> dict[str, Any]:
+        if targets is None:
+            return {}
+        target = int(targets.ids[at[1:]])
+        asked = target >= 0
+        return {
+            "target": self.text_of(target) if asked else None,
+            "target_probability": float(targets.probs[at]) if asked else None,
+            "target_logit": float(targets.logits[at]) if asked else None,
+            "target_rank": int(targets.ranks[at]) if asked else None,
+        }
+
+    def plot(
+        self, prompt: int = 0, color: LensColour = "probability", positions: Sequence[int] | None = None
+    ) -> go.Figure:
         """Layer x position with the top token as text (``interp.plots.plot_logit_lens``)."""
-        return draw("plot_logit_lens", self, prompt=prompt, color=color)
+        return draw("plot_logit_lens", self, prompt=prompt, color=color, positions=positions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,6 +168,7 @@ class LogitAttribution(Record):
         "by_component": ("component", "batch"),
         "actual": ("batch",),
         "by_head": ("layer", "head", "batch"),
+        "head_bias": ("layer", "batch"),
         "by_neuron": ("neuron", "batch"),
         "accumulated": ("point", "batch"),
     }
@@ -151,13 +182,15 @@ class LogitAttribution(Record):
     by_head: Float[Tensor, "layer head batch"] | None = None
     head_layers: tuple[int, ...] | None = None
     """The layer of each row of ``by_head``; ``None`` is 0, 1, 2 ..."""
+    head_bias: Float[Tensor, "layer batch"] | None = None
+    """What no head wrote in its layer's attention: the output bias. Heads plus this are the layer."""
     neurons: tuple[str, ...] = ()
     """Names of the neurons that were kept, largest first: ``"L3 n1207"``."""
     by_neuron: Float[Tensor, "neuron batch"] | None = None
     points: tuple[str, ...] = ()
-    """Where ``accumulated`` was read: ``"embed"``, ``"resid_mid 0"``, ``"resid_post 0"`` ..."""
+    """Where ``accumulated`` was read: ``"resid_pre 0"``, ``"resid_mid 0"``, ``"resid_post 0"`` ..."""
     accumulated: Float[Tensor, "point batch"] | None = None
-    """Logit difference of the residual stream itself at ``points``."""
+    """Logit difference of the residual stream itself at ``points``, the final norm's scale held too."""
     units: str = "logit difference"
 
     def __post_init__(self) -> None:

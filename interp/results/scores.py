@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import PatchError, unknown_name
+from interp.errors import PatchError, SiteError, unknown_name
 from interp.results.provenance import Provenance
 from interp.results.record import Record
+from interp.results.subspace import SubspaceReport
 from interp.results.token_text import visible_token
 from interp.results.views import draw
+from interp.types import ALL, EACH, parse_site
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +38,7 @@ class SiteScores:
     """The site as asked, e.g. ``"z"``, ``"z@pos"``, ``"resid_pre[4]@END"``."""
     component: str
     axes: tuple[str, ...]
-    """E.g. ``("layer", "head")``; a subset of layer, head, kv_head, pos, dest_pos, src_pos, neuron, latent."""
+    """E.g. ``("layer", "head")``; some of layer, head, kv_head, pos, dest_pos, src_pos, neuron, latent."""
     labels: dict[str, tuple[str, ...]]
     """Tick labels of every axis: ``"9"`` for a layer, the token for a position."""
     raw: Float[Tensor, "*axes"]
@@ -74,11 +77,13 @@ class SiteScores:
         """A person's name for one entry, different for every entry.
 
         ``L9H6``, ``L9H6 q``, ``resid_pre L4 @ 10 ·Mary``, ``mlp_post L3 n1207``. A position is
-        numbered where the labels of its axis repeat (two equal tokens).
+        numbered where the labels of its axis repeat (two equal tokens); what has no axis is taken
+        from the site (``z[9]`` over heads).
         """
         where = dict(zip(self.axes, index, strict=True))
-        parts = {axis: self._label_at(axis, i) for axis, i in where.items()}
-        head = parts.pop("head", parts.pop("kv_head", None))
+        parts = self._fixed_parts | {axis: self._label_at(axis, i) for axis, i in where.items()}
+        kv_head = parts.pop("kv_head", None)
+        head = parts.pop("head", kv_head)
         layer = parts.pop("layer", None)
         lead = "" if layer is None else f"L{layer}"
         if head is not None:
@@ -91,6 +96,27 @@ class SiteScores:
             for axis, label in parts.items()
         ]
         return " ".join([lead, *rest])
+
+    @cached_property
+    def _fixed_parts(self) -> dict[str, str]:
+        """What the site itself says about a place, for the parts that have no axis."""
+        try:
+            site = parse_site(self.site)
+        except SiteError:  # several sites in one, which the axes tell apart
+            return {}
+        fixed: dict[str, str] = {}
+        if site.layer is not None:
+            fixed["layer"] = str(site.layer)
+        if site.head is not None:
+            fixed["head"] = str(site.head)
+        if site.positions is not None and site.positions not in ((EACH,), (ALL,)):
+            fixed["pos"] = ",".join(str(position) for position in site.positions)
+        for axis, units in (("neuron", site.neurons), ("latent", site.latents)):
+            if units:
+                fixed[axis] = ",".join(str(unit) for unit in units)
+        if any(axis.endswith("pos") for axis in self.axes):
+            fixed.pop("pos", None)
+        return fixed
 
     def _label_at(self, axis: str, index: int) -> str:
         labels = self.labels[axis]
@@ -120,6 +146,8 @@ class PatchScores(Record, Mapping[str, SiteScores]):
 
     sites: dict[str, SiteScores]
     provenance: Provenance
+    reports: dict[str, SubspaceReport] = field(default_factory=dict)
+    """For sites restricted to a subspace: whether the effect at each layer may be an illusion."""
 
     def __getitem__(self, key: str) -> SiteScores:
         if key in self.sites:

@@ -113,8 +113,9 @@ class SubspaceReport(Record):
         if strength < MUCH_MORE * max(sign * row_space, sign * full, 0.0):
             return None
         return (
-            f"possible illusion: the subspace does {subspace:.2f}, its row-space part {row_space:.2f} and the full "
-            f"activation {full:.2f}; the patch may work through a pathway that is dormant on the data."
+            f"possible illusion: the subspace does {subspace:.2f}, its row-space part {row_space:.2f} and "
+            f"the full activation {full:.2f}; the patch may work through a pathway that is dormant on the "
+            "data."
         )
 
     def to_frame(self) -> pd.DataFrame:

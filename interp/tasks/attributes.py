@@ -77,7 +77,11 @@ def _topic_words() -> dict[str, list[str]]:
 
 def _tense_words() -> dict[str, list[str]]:
     phrases = {
-        tense: [*TIME_WORDS[tense], BE[tense], *(register.negations[tense] for register in REGISTERS.values())]
+        tense: [
+            *TIME_WORDS[tense],
+            BE[tense],
+            *(register.negations[tense] for register in REGISTERS.values()),
+        ]
         for tense in TENSES
     }
     words = {tense: " ".join(phrases[tense]).split() for tense in TENSES}
@@ -110,9 +114,7 @@ def _gender_words() -> dict[str, list[str]]:
 
 
 def _number_words() -> dict[str, list[str]]:
-    return {
-        number: [word.form(number) for word in (*NOUNS, *VERBS)] for number in ("singular", "plural")
-    }
+    return {number: [word.form(number) for word in (*NOUNS, *VERBS)] for number in ("singular", "plural")}
 
 
 def _distinct(values: Mapping[str, list[str]], shared: frozenset[str]) -> Mapping[str, frozenset[str]]:

@@ -62,26 +62,30 @@ class PromptPairs:
     def _check(self) -> None:
         if self.clean.ndim != 2 or self.clean.numel() == 0:
             raise TaskError(
-                f"a task needs at least one prompt of at least one token; clean has shape {tuple(self.clean.shape)}."
+                "a task needs at least one prompt of at least one token; clean has shape "
+                f"{tuple(self.clean.shape)}."
             )
         if self.clean.shape != self.corrupted.shape:
             raise TaskError(
-                f"clean and corrupted prompts must have the same shape [batch, pos]; got {tuple(self.clean.shape)} "
-                f"and {tuple(self.corrupted.shape)}. Pair prompts of equal token length."
+                "clean and corrupted prompts must have the same shape [batch, pos]; got "
+                f"{tuple(self.clean.shape)} and {tuple(self.corrupted.shape)}. "
+                "Pair prompts of equal token length."
             )
         batch = self.clean.shape[0]
         for name in ("answers", "wrong"):
             value = getattr(self, name)
             if value.ndim != 2 or value.shape[0] != batch:
                 raise TaskError(
-                    f"{name} must be [batch] or [batch, k] token ids with batch {batch}; got {tuple(value.shape)}."
+                    f"{name} must be [batch] or [batch, k] token ids with batch {batch}; got "
+                    f"{tuple(value.shape)}."
                 )
             if bool((value == NO_TOKEN).all(dim=1).any()):
                 raise TaskError(f"every prompt needs at least one token in {name!r}; some row has none.")
         if self.attention_mask is not None:
             if self.attention_mask.shape != self.clean.shape:
                 raise TaskError(
-                    f"attention_mask has shape {tuple(self.attention_mask.shape)}, prompts {tuple(self.clean.shape)}."
+                    f"attention_mask has shape {tuple(self.attention_mask.shape)}, prompts "
+                    f"{tuple(self.clean.shape)}."
                 )
             if bool((self.attention_mask.sum(dim=1) == 0).any()):
                 raise TaskError("a row of attention_mask is all padding; every prompt needs a token.")
@@ -89,8 +93,8 @@ class PromptPairs:
         for label, where in self.labels.items():
             if where.shape != (batch,) or bool(((where < 0) | (where >= lengths)).any()):
                 raise TaskError(
-                    f"label {label!r} must give one position in each of {batch} rows, from 0 to before the row's "
-                    f"length; got {where.tolist()} for lengths {lengths.tolist()}."
+                    f"label {label!r} must give one position in each of {batch} rows, from 0 to before the "
+                    f"row's length; got {where.tolist()} for lengths {lengths.tolist()}."
                 )
 
     def __len__(self) -> int:

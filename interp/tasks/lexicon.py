@@ -77,7 +77,7 @@ VERBS = _inflect(
     "is/are was/were has/have does/do runs/run walks/walk sings/sing laughs/laugh sleeps/sleep smiles/smile "
     "waits/wait works/work speaks/speak knows/know likes/like sees/see"
 )
-AGREEMENT_VERBS = VERBS[4:14]
+AGREEMENT_VERBS = VERBS[4:13]
 """Plain intransitive verbs that may follow any subject."""
 RELATIVE_VERBS = VERBS[13:]
 """Verbs of relative clauses, which agree with the noun inside the clause."""
@@ -236,4 +236,4 @@ def gender_of(name: str) -> str:
     return _GENDER[name]
 
 
-_GENDER = {name: "female" for name in FEMALE_NAMES} | {name: "male" for name in MALE_NAMES}
+_GENDER = dict.fromkeys(FEMALE_NAMES, "female") | dict.fromkeys(MALE_NAMES, "male")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from random import Random
 from types import MappingProxyType
 
@@ -34,7 +34,7 @@ from interp.tasks.lexicon import (
     gender_of,
     is_heldout_pair,
 )
-from interp.tasks.templates import PRONOUN_ENDINGS, Split, Template, order_names, templates_for
+from interp.tasks.templates import PRONOUN_ENDINGS, Order, Split, Template, order_names, templates_for
 
 WORD_PATTERN = r"[A-Za-z]+(?:'[a-z]+)?|[0-9]{2}|\"\"\"|[^\sA-Za-z]"
 """One word of the world: letters with a contraction, two digits, or one sign."""
@@ -78,7 +78,7 @@ class Sentence:
         return self.words[: self.answer]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _compile(text: str) -> tuple[tuple[bool, str], ...]:
     """Words and slots of a template in order: (is a slot, word or slot name)."""
     parts: list[tuple[bool, str]] = []
@@ -127,12 +127,15 @@ def _ask(
     )
 
 
+_ORDERS: tuple[Order, ...] = ("ABBA", "BABA")
+
+
 def _draw_ioi(rng: Random, template: Template) -> Sentence:
     while True:
         io, subject = rng.sample(NAMES, 2)
         if is_heldout_pair(io, subject) == template.heldout:
             break
-    order = rng.choice(("ABBA", "BABA"))
+    order: Order = rng.choice(_ORDERS)
     fills = order_names(io, subject, order)
     first, second = ("IO", "S1") if order == "ABBA" else ("S1", "IO")
     fills |= {"PLACE": rng.choice(PLACES), "OBJECT": rng.choice(OBJECTS)}
@@ -197,10 +200,10 @@ _PREDICATES = tuple((verb, ".") for verb in AGREEMENT_VERBS) + tuple(
 
 def _draw_colored_objects(rng: Random, template: Template) -> Sentence:
     items, colors = rng.sample(ITEMS, 3), rng.sample(COLORS, 3)
-    asked = rng.randrange(3)
-    fills = {f"ITEM{i + 1}": item for i, item in enumerate(items)}
-    fills |= {f"COLOR{i + 1}": color for i, color in enumerate(colors)} | {"ASKED": items[asked]}
-    return _ask(template, fills, colors[asked], wrong=[c for i, c in enumerate(colors) if i != asked])
+    asked, *others = rng.sample(range(3), 3)
+    fills = {f"ITEM{i + 1}": item for i, item in enumerate(items)} | {"ASKED": items[asked]}
+    fills |= {f"COLOR{i + 1}": color for i, color in enumerate(colors)}
+    return _ask(template, fills, colors[asked], wrong=[colors[which] for which in others])
 
 
 def _draw_docstring(rng: Random, template: Template) -> Sentence:

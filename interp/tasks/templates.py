@@ -17,6 +17,7 @@ from typing import Literal
 from interp.errors import TaskError, unknown_name
 
 Split = Literal["train", "heldout"]
+Order = Literal["ABBA", "BABA"]
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,9 @@ def fill_template(prompt: str, words: Mapping[str, str]) -> FilledTemplate:
     for match in _SLOT.finditer(prompt):
         slot = match[1]
         if slot not in words:
-            raise TaskError(f"template {prompt!r} has slot {slot!r}, but words were given for {sorted(words)}.")
+            raise TaskError(
+                f"template {prompt!r} has slot {slot!r}, but words were given for {sorted(words)}."
+            )
         before = prompt[done : match.start()]
         start = length + len(before)
         length = start + len(words[slot])
@@ -83,7 +86,7 @@ def templates_for(task: str, split: Split | None = None) -> tuple[Template, ...]
     return tuple(t for t in TEMPLATES[task] if split is None or t.heldout == (split == "heldout"))
 
 
-def order_names(io: str, subject: str, order: Literal["ABBA", "BABA"]) -> dict[str, str]:
+def order_names(io: str, subject: str, order: Order) -> dict[str, str]:
     """Words for an IOI template's name slots: ABBA names the indirect object first, BABA the subject.
 
     IOI templates have slots ``FIRST``, ``SECOND`` and ``S2``.
@@ -92,12 +95,28 @@ def order_names(io: str, subject: str, order: Literal["ABBA", "BABA"]) -> dict[s
     return {"FIRST": first, "SECOND": second, "S2": subject}
 
 
-def _make(task: str, train: tuple[str, ...], heldout: tuple[str, ...], rest: str = ".") -> tuple[Template, ...]:
+def _make(
+    task: str, train: tuple[str, ...], heldout: tuple[str, ...], rest: str = "."
+) -> tuple[Template, ...]:
     return tuple(
         Template(f"{task}/{split}-{number}", task, prompt, split == "heldout", rest)
         for split, prompts in (("train", train), ("heldout", heldout))
         for number, prompt in enumerate(prompts)
     )
+
+
+def _cross(
+    task: str, frames: tuple[str, ...], parts: tuple[str, ...], heldout: tuple[tuple[int, int], ...]
+) -> tuple[Template, ...]:
+    """Every part in the ``...`` of every frame; ``heldout`` lists the (frame, part) that do not train.
+
+    Each frame and each part trains in other combinations, so what is held out is how they combine.
+    """
+    split: dict[bool, list[str]] = {False: [], True: []}
+    for i, frame in enumerate(frames):
+        for j, part in enumerate(parts):
+            split[(i, j) in heldout].append(frame.replace("...", part).rstrip())
+    return _make(task, tuple(split[False]), tuple(split[True]), rest="")
 
 
 IOI = _make(
@@ -108,7 +127,8 @@ IOI = _make(
         "After {FIRST} and {SECOND} went to the {PLACE}, {S2} offered a {OBJECT} to",
         "Today, {FIRST} and {SECOND} had fun at the {PLACE}. {S2} handed a {OBJECT} to",
         "While {FIRST} and {SECOND} were working at the {PLACE}, {S2} gave a {OBJECT} to",
-        "Then, {FIRST} and {SECOND} were thinking about going to the {PLACE}. {S2} wanted to give a {OBJECT} to",
+        "Then, {FIRST} and {SECOND} were thinking about going to the {PLACE}. "
+        "{S2} wanted to give a {OBJECT} to",
         "Then, {FIRST} and {SECOND} had a long argument, and afterwards {S2} said to",
         "The {PLACE} {FIRST} and {SECOND} went to had a {OBJECT}. {S2} gave it to",
         "Friends {FIRST} and {SECOND} found a {OBJECT} at the {PLACE}. {S2} gave it to",
@@ -145,24 +165,20 @@ GREATER_THAN = _make(
 )
 """Greater-than (Hanna et al. 2023); answers: every two-digit year above ``YY``. ``XX2`` equals ``XX``."""
 
-PRONOUN = _make(
-    "pronouns",
-    train=(
-        "Then {NAME} went to the {PLACE} because",
-        "At the {PLACE}, {NAME} said that",
-        "When {NAME} got to the {PLACE},",
-        "After {NAME} bought a {OBJECT},",
-        "Everyone knows that {NAME} is happy when",
+PRONOUN = (
+    *_cross(
+        "pronouns",
+        frames=(
+            "Then {NAME} ... because",
+            "When {NAME} ...,",
+            "After {NAME} ...,",
+            "Everyone knows that {NAME} ... when",
+        ),
+        parts=("went to the {PLACE}", "got to the {PLACE}", "bought a {OBJECT}", "found a {OBJECT}"),
+        heldout=((0, 2), (1, 3), (2, 0), (3, 1)),
     ),
-    heldout=(
-        "Then {NAME} bought a {OBJECT} because",
-        "At the {PLACE}, {NAME} is happy when",
-        "After {NAME} went to the {PLACE},",
-    ),
-    rest="",
-) + (
-    Template("pronouns/tag-0", "pronouns", "So {NAME} is a really great friend, isn't", False, "?"),
-    Template("pronouns/tag-1", "pronouns", "So {NAME} is a happy friend, isn't", False, "?"),
+    Template("pronouns/speech", "pronouns", "At the {PLACE}, {NAME} said that", False, ""),
+    Template("pronouns/tag", "pronouns", "So {NAME} is a really great friend, isn't", False, "?"),
 )
 """Gendered pronouns (Mathwin et al. 2023); answer: "she" or "he", after the name's gender."""
 
@@ -174,25 +190,25 @@ PRONOUN_ENDINGS: tuple[str, ...] = (
 )
 """How a training sentence goes on after the pronoun, where the template's ``rest`` is empty."""
 
-AGREEMENT = _make(
+AGREEMENT = _cross(
     "agreement",
-    train=(
-        "The {SUBJECT}",
-        "The {SUBJECT} near the {ATTRACTOR}",
-        "The {SUBJECT} behind the {ATTRACTOR}",
-        "The {SUBJECT} that the {ATTRACTOR} {RELATIVE}",
-        "Today, the {SUBJECT} with the {ATTRACTOR}",
-        "At the {PLACE}, the {SUBJECT} next to the {ATTRACTOR}",
-        "I think that the {SUBJECT} near the {ATTRACTOR}",
-        "Everyone knows that the {SUBJECT} who {RELATIVE_S} the {ATTRACTOR}",
+    frames=(
+        "The {SUBJECT} ...",
+        "Today, the {SUBJECT} ...",
+        "At the {PLACE}, the {SUBJECT} ...",
+        "I think that the {SUBJECT} ...",
+        "Everyone knows that the {SUBJECT} ...",
     ),
-    heldout=(
-        "At the {PLACE}, the {SUBJECT} behind the {ATTRACTOR}",
-        "I think that the {SUBJECT} that the {ATTRACTOR} {RELATIVE}",
-        "Today, the {SUBJECT} near the {ATTRACTOR}",
-        "Everyone knows that the {SUBJECT} with the {ATTRACTOR}",
+    parts=(
+        "",
+        "near the {ATTRACTOR}",
+        "behind the {ATTRACTOR}",
+        "with the {ATTRACTOR}",
+        "next to the {ATTRACTOR}",
+        "that the {ATTRACTOR} {RELATIVE}",
+        "who {RELATIVE_S} the {ATTRACTOR}",
     ),
-    rest="",
+    heldout=((1, 1), (1, 4), (2, 2), (2, 6), (3, 0), (3, 5), (4, 3)),
 )
 """Subject-verb agreement across an attractor noun (Linzen et al. 2016); answer: a verb of the
 subject's number. ``RELATIVE`` agrees with the attractor, ``RELATIVE_S`` with the subject."""
@@ -202,15 +218,16 @@ COLORED_OBJECTS = _make(
     train=(
         "On the table, there is a {COLOR1} {ITEM1}, a {COLOR2} {ITEM2} and a {COLOR3} {ITEM3}. "
         "The color of the {ASKED} is",
-        "I see a {COLOR1} {ITEM1}, a {COLOR2} {ITEM2} and a {COLOR3} {ITEM3}. What color is the {ASKED}? It is",
-        "In the bag, I found a {COLOR1} {ITEM1}, a {COLOR2} {ITEM2} and a {COLOR3} {ITEM3}. "
+        "I see a {COLOR1} {ITEM1}, a {COLOR2} {ITEM2} and a {COLOR3} {ITEM3}. "
+        "What color is the {ASKED}? It is",
+        "In the house, I found a {COLOR1} {ITEM1}, a {COLOR2} {ITEM2} and a {COLOR3} {ITEM3}. "
         "What color is the {ASKED}? It is",
         "On the floor, I see a {COLOR1} {ITEM1}, a {COLOR2} {ITEM2} and a {COLOR3} {ITEM3}. "
         "The color of the {ASKED} is",
         "Today, there is a {COLOR1} {ITEM1}, a {COLOR2} {ITEM2} and a {COLOR3} {ITEM3}. The {ASKED} is",
     ),
     heldout=(
-        "In the bag, there is a {COLOR1} {ITEM1}, a {COLOR2} {ITEM2} and a {COLOR3} {ITEM3}. "
+        "In the house, there is a {COLOR1} {ITEM1}, a {COLOR2} {ITEM2} and a {COLOR3} {ITEM3}. "
         "The color of the {ASKED} is",
         "On the table, I see a {COLOR1} {ITEM1}, a {COLOR2} {ITEM2} and a {COLOR3} {ITEM3}. "
         "What color is the {ASKED}? It is",

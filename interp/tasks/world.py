@@ -7,6 +7,7 @@ tense, formality, gender, number). Coders and steering are scored against these.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -20,10 +21,10 @@ from torch import Tensor
 from interp.errors import TaskError, unknown_name
 from interp.tasks.attributes import ATTRIBUTES
 from interp.tasks.lexicon import (
-    AGREEMENT_VERBS,
     ARGUMENTS,
-    COLORS,
+    BE,
     CENTURIES,
+    COLORS,
     DURATIONS,
     ITEMS,
     NAMES,
@@ -37,7 +38,6 @@ from interp.tasks.lexicon import (
     TIME_WORDS,
     TOPICS,
     TWO_DIGITS,
-    BE,
     VERBS,
 )
 from interp.tasks.sentences import (
@@ -61,13 +61,13 @@ KINDS = (*DRAW, "attributes", "induction")
 DEFAULT_MIX: Mapping[str, float] = MappingProxyType(
     {
         "ioi": 0.26,
-        "greater_than": 0.12,
+        "greater_than": 0.13,
         "pronouns": 0.08,
-        "agreement": 0.12,
-        "colored_objects": 0.12,
-        "docstring": 0.06,
-        "attributes": 0.16,
-        "induction": 0.08,
+        "agreement": 0.16,
+        "colored_objects": 0.06,
+        "docstring": 0.07,
+        "attributes": 0.12,
+        "induction": 0.12,
     }
 )
 """Share of documents of each kind in the bundled models' training text."""
@@ -131,11 +131,9 @@ def vocabulary() -> tuple[str, ...]:
         phrases += [people[0].upper() + people[1:] for people in register.people]
         verbs += register.beliefs
     phrases += [verb.form(tense) for verb in verbs for tense in TENSES]
-    for template in (t for group in TEMPLATES.values() for t in group):
-        slots = {slot: " " for slot in template.slots}
-        phrases += [template.prompt.format(**slots), template.rest]
-    bare = " ".join(phrases).replace("{OBJECT}", " ").replace("{PLACE}", " ")
-    return (*SPECIAL_TOKENS, *sorted(set(split_words(bare))))
+    phrases += [text for group in TEMPLATES.values() for t in group for text in (t.prompt, t.rest)]
+    literal = re.sub(r"\{\w+\}", " ", " ".join(phrases))
+    return (*SPECIAL_TOKENS, *sorted(set(split_words(literal))))
 
 
 @lru_cache(maxsize=1)
@@ -157,7 +155,7 @@ def generate_documents(
         raise TaskError(unknown_name("split", split, ("train", "heldout")))
     if kinds is None:
         kinds = DEFAULT_MIX
-    shares = dict(kinds) if isinstance(kinds, Mapping) else {kind: 1.0 for kind in kinds}
+    shares = dict(kinds) if isinstance(kinds, Mapping) else dict.fromkeys(kinds, 1.0)
     for kind in shares:
         if kind not in KINDS:
             raise TaskError(unknown_name("kind of document", kind, KINDS))
@@ -241,7 +239,10 @@ def label_tokens(documents: Iterable[Document], length: int) -> LabelledTokens:
 
     def facts(document: Document) -> list[list[int]]:
         values = [
-            [NO_LABEL if value is None else ATTRIBUTES[name].index(value) for value in document.values_of(name)]
+            [
+                NO_LABEL if value is None else ATTRIBUTES[name].index(value)
+                for value in document.values_of(name)
+            ]
             for name in ATTRIBUTES
         ]
         return [

@@ -13,7 +13,8 @@ CARD_FILE = "card.json"
 
 DATA = (
     "Text of the generated world (`interp.tasks.world`): fresh documents throughout, no row seen twice. "
-    "Held out from training: about a fifth of all sentence templates, and for IOI a fifth of all pairs of names "
+    "Held out from training: about a fifth of all sentence templates (of agreement and pronouns, "
+    "combinations of parts that train apart), and for IOI a fifth of all pairs of names "
     "(`interp.tasks.lexicon.is_heldout_pair`). Every name, noun and year is trained on."
 )
 
@@ -27,7 +28,7 @@ class Card:
     """Where a trained bundled model comes from, and what it can do."""
 
     name: str
-    summary: str
+    description: str
     parameters: int
     seed: int
     command: str
@@ -67,30 +68,38 @@ def read_card(folder: Path) -> Card:
     try:
         return Card(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
-        raise DataFileError(f"no model card at {path}; expected a folder written by the training script.") from error
+        raise DataFileError(
+            f"no model card at {path}; expected a folder written by the training script."
+        ) from error
     except (json.JSONDecodeError, TypeError) as error:
         raise DataFileError(f"{path} is not a model card of this version: {error}") from error
 
 
 def _render(card: Card) -> str:
-    mix = ", ".join(f"{kind} {share:.0%}" for kind, share in card.recipe["mix"].items())
+    opening = card.recipe["opening_steps"]
+    mix = f"Documents by kind: {_shares(card.recipe['mix'])}."
+    if opening:
+        mix += f" In the first {opening} steps: {_shares(card.recipe['opening_mix'])}."
     rows = [
         f"# {card.name}",
-        card.summary,
+        card.description,
         f"{card.parameters:,} parameters, fp32. Seed {card.seed}. Trained in {card.minutes:.1f} minutes on "
         f"{card.threads} CPU threads with",
         f"    {card.command}",
         "## Data",
-        f"{card.data} Documents by kind: {mix}.",
+        f"{card.data} {mix}",
         f"{card.recipe['steps']} steps of {card.recipe['batch']} rows of {card.recipe['length']} tokens.",
         f"## Held out ({card.heldout_n} sentences of each kind, seed {card.heldout_seed})",
         _table(("figure", "value", "a rerun may differ by"), _heldout_rows(card)),
-        "The same seed gives the same weights on the same machine, versions and number of threads; the last column "
-        "is for reruns elsewhere.",
+        "The same seed gives the same weights on the same machine, versions and number of threads; the last "
+        "column is for reruns elsewhere.",
         "## Induction score of every head",
         _table(
             ("layer", *(f"head {head}" for head in range(len(card.induction_scores[0])))),
-            [(str(layer), *(f"{s:.3f}" for s in scores)) for layer, scores in enumerate(card.induction_scores)],
+            [
+                (str(layer), *(f"{s:.3f}" for s in scores))
+                for layer, scores in enumerate(card.induction_scores)
+            ],
         ),
         "Mean attention from a repeated random word to the word after its first occurrence.",
         "## Training curve",
@@ -101,6 +110,10 @@ def _render(card: Card) -> str:
         "Versions: " + ", ".join(f"{name} {version}" for name, version in card.versions.items()) + ".",
     ]
     return "\n\n".join(rows) + "\n"
+
+
+def _shares(weights: dict[str, float]) -> str:
+    return ", ".join(f"{kind} {weight / sum(weights.values()):.0%}" for kind, weight in weights.items())
 
 
 def _heldout_rows(card: Card) -> list[tuple[str, ...]]:

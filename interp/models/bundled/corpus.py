@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 
 import torch
 from jaxtyping import Int
@@ -29,7 +29,11 @@ def stream_batches(recipe: Recipe, seed: int) -> Iterator[Batch]:
     Each row starts at a random position of the context, so that no fixed position becomes special.
     """
     generator = torch.Generator().manual_seed(seed)
-    rows = pack_tokens(generate_documents(sys.maxsize, seed, kinds=recipe.mix), recipe.length)
+    opening, main = (
+        pack_tokens(generate_documents(sys.maxsize, number, kinds=mix), recipe.length)
+        for number, mix in ((-1 - seed, recipe.opening_mix), (seed, recipe.mix))
+    )
+    rows = chain(islice(opening, recipe.opening_steps * recipe.batch), main)
     columns = torch.arange(recipe.length)
     while True:
         tokens = torch.tensor(list(islice(rows, recipe.batch)), dtype=torch.long)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 HELDOUT_SEED = 20_000
 """Seed of the held-out documents on the cards."""
 
+MIN_SENTENCES = 20
+
 
 def evaluate_heldout(model: PreTrainedModel, n: int = 500, seed: int = HELDOUT_SEED) -> dict[str, float]:
     """Held-out figures of a model of the generated world.
@@ -31,14 +35,18 @@ def evaluate_heldout(model: PreTrainedModel, n: int = 500, seed: int = HELDOUT_S
     pairs) that were never trained on. ``*_accuracy`` is the share of sentences whose answer has a
     higher logit than every wrong answer; ``greater_than_prob_diff`` is the probability of all
     greater years minus that of the others. ``loss_*`` is the mean loss a token, in nats.
+
+    Raises :class:`ModelError` when ``n`` is too small for every figure to have a sentence.
     """
+    if n < MIN_SENTENCES:
+        raise ModelError(f"held-out figures need at least {MIN_SENTENCES} sentences of a kind; got n={n}.")
     figures: dict[str, float] = {}
     for kind in DRAW:
         sentences = [d.sentences[0] for d in generate_documents(n, seed, "heldout", [kind])]
         logits = predict_answers(model, sentences)
         figures |= _score(kind, sentences, logits)
     for kind in KINDS:
-        figures[f"loss_{kind}"] = measure_loss(model, kind, n, seed)
+        figures[f"loss_{kind}"] = measure_loss(model, kind, seed=seed)
     scores, accuracy = measure_induction(model, seed=seed)
     figures["induction_score"] = float(scores.max())
     figures["induction_accuracy"] = accuracy
@@ -46,7 +54,9 @@ def evaluate_heldout(model: PreTrainedModel, n: int = 500, seed: int = HELDOUT_S
 
 
 @torch.no_grad()
-def predict_answers(model: PreTrainedModel, sentences: Iterable[Sentence]) -> Float[Tensor, "sentence d_vocab"]:
+def predict_answers(
+    model: PreTrainedModel, sentences: Iterable[Sentence]
+) -> Float[Tensor, "sentence d_vocab"]:
     """Logits at the last word of each sentence's prompt, with <bos> before it."""
     ids = token_ids()
     groups: dict[int, list[tuple[int, list[int]]]] = defaultdict(list)
@@ -60,9 +70,15 @@ def predict_answers(model: PreTrainedModel, sentences: Iterable[Sentence]) -> Fl
     return torch.stack([found[row] for row in sorted(found)])
 
 
-def _score(kind: str, sentences: list[Sentence], logits: Float[Tensor, "sentence d_vocab"]) -> dict[str, float]:
+def _score(
+    kind: str, sentences: list[Sentence], logits: Float[Tensor, "sentence d_vocab"]
+) -> dict[str, float]:
     if kind == "greater_than":
-        return {"greater_than_prob_diff": _mean(_year_difference(s, row) for s, row in zip(sentences, logits, strict=True))}
+        return {
+            "greater_than_prob_diff": _mean(
+                _year_difference(s, row) for s, row in zip(sentences, logits, strict=True)
+            )
+        }
     margins = [_margin(s, row) for s, row in zip(sentences, logits, strict=True)]
     right = [float(margin > 0) for margin in margins]
     figures = {f"{kind}_accuracy": _mean(right)}
@@ -116,10 +132,12 @@ def _mean(values: Iterable[float]) -> float:
 
 
 @torch.no_grad()
-def measure_loss(model: PreTrainedModel, kind: str, n: int, seed: int, length: int = 64) -> float:
-    """Mean loss, in nats a token, on rows of held-out documents of one kind."""
-    documents = generate_documents(n, seed, "heldout", [kind])
-    tokens = torch.tensor(list(pack_tokens(documents, length)), dtype=torch.long)
+def measure_loss(
+    model: PreTrainedModel, kind: str, rows: int = 32, length: int = 64, seed: int = HELDOUT_SEED
+) -> float:
+    """Mean loss, in nats a token, on ``rows`` rows of held-out documents of one kind."""
+    documents = generate_documents(sys.maxsize, seed, "heldout", [kind])
+    tokens = torch.tensor(list(islice(pack_tokens(documents, length), rows)), dtype=torch.long)
     logits = model(tokens).logits[:, :-1].float()
     return float(cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()))
 
@@ -142,7 +160,9 @@ def measure_induction(
     tokens = torch.tensor([[ids[BOS], *row, *row] for row in drawn])
     patterns, logits = capture_patterns(model, tokens)
     destinations = torch.arange(length + 1, 2 * length)
-    scores = torch.stack([p[:, :, destinations, destinations - length + 1].mean(dim=(0, 2)) for p in patterns])
+    scores = torch.stack(
+        [p[:, :, destinations, destinations - length + 1].mean(dim=(0, 2)) for p in patterns]
+    )
     right = logits[:, destinations].argmax(-1) == tokens[:, destinations + 1]
     return scores, float(right.float().mean())
 
@@ -168,8 +188,9 @@ def capture_patterns(
     if isinstance(model, PlainTransformer):
         patterns: list[Tensor] = []
         handles = [
-            block.attn.hook_pattern.register_forward_hook(lambda module, args, out: patterns.append(out))
-            for block in model.blocks
+            module.register_forward_hook(lambda module, args, out: patterns.append(out))
+            for name, module in model.named_modules()
+            if name.endswith("attn.hook_pattern")
         ]
         try:
             logits = model(tokens).logits

@@ -59,7 +59,7 @@ def train_bundled(
         model, curve = _fit(recipe, seed, folder, progress)
         card = Card(
             name=name,
-            summary=recipe.summary,
+            description=recipe.description,
             parameters=sum(parameter.numel() for parameter in model.parameters()),
             seed=seed,
             command=f"python -m interp.models.bundled.train {name} --out DIR --seed {seed}"
@@ -90,12 +90,15 @@ def _staging(out: Path) -> Iterator[Path]:
         for path in sorted(p for p in folder.rglob("*") if p.is_file()):
             target = out / path.relative_to(folder)
             target.parent.mkdir(parents=True, exist_ok=True)
+            path.chmod(0o644)  # safetensors writes files that only their owner may read
             os.replace(path, target)
     finally:
         shutil.rmtree(folder)
 
 
-def _fit(recipe: Recipe, seed: int, folder: Path, progress: bool) -> tuple[PreTrainedModel, list[list[float]]]:
+def _fit(
+    recipe: Recipe, seed: int, folder: Path, progress: bool
+) -> tuple[PreTrainedModel, list[list[float]]]:
     """Train; return the model in evaluation mode and its curve (see :class:`Card`)."""
     from tqdm.auto import trange
 
@@ -131,9 +134,12 @@ def _rate(step: int, recipe: Recipe) -> float:
     return rise * (recipe.final_rate + (1 - recipe.final_rate) * fall)
 
 
-def _take_step(model: PreTrainedModel, batch: Batch, optimizer: torch.optim.Optimizer, recipe: Recipe) -> float:
-    logits = model(batch.tokens, position_ids=batch.position_ids).logits[:, :-1]
-    loss = cross_entropy(logits.flatten(0, 1), batch.tokens[:, 1:].flatten())
+def _take_step(
+    model: PreTrainedModel, batch: Batch, optimizer: torch.optim.Optimizer, recipe: Recipe
+) -> float:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        logits = model(batch.tokens, position_ids=batch.position_ids).logits[:, :-1]
+    loss = cross_entropy(logits.float().flatten(0, 1), batch.tokens[:, 1:].flatten())
     optimizer.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.gradient_norm)

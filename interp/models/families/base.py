@@ -51,12 +51,28 @@ class Family:
     output before any post-norm: where ``result`` is edited."""
     resid_mid_acts: bool = False
     """Whether an edit at the resid_mid hook also reaches the residual stream that skips the MLP."""
+    lost_dropout: str | None = None
+    """An option of the config, a dropout that TransformerLens does not (always) apply in training."""
     hooks_for: Callable[[Traits], Mapping[str, str]] | None = None
     """Hook names that depend on the traits (optional MLP, gating), instead of ``hooks``."""
 
     def hook_names(self, traits: Traits) -> Mapping[str, str]:
         """The hook-point name of every component this model has."""
         return self.hooks if self.hooks_for is None else self.hooks_for(traits)
+
+
+_ADDED = ("lm_head._original_component.bias", "embed_out._original_component.bias")
+_REPLACED = (".qkv._original_component.weight", ".qkv._original_component.bias")
+
+
+def is_added(name: str) -> bool:
+    """Whether a parameter is TransformerLens' own: zeros it adds to a map that has no bias."""
+    return name.endswith(_ADDED)
+
+
+def is_replaced(name: str) -> bool:
+    """Whether a parameter is out of use: a fused q/k/v map, whose parts are views on it."""
+    return name.endswith(_REPLACED)
 
 
 def named_parameters(module: nn.Module) -> dict[str, Tensor]:
@@ -67,6 +83,7 @@ def named_parameters(module: nn.Module) -> dict[str, Tensor]:
     return {
         name.replace("_original_component.", ""): parameter
         for name, parameter in module.named_parameters(remove_duplicate=False)
+        if not is_added(name)
     }
 
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+from interp.errors import ModelError
 from interp.models.families.base import Family, Parameters, split_bias, split_heads_out_in
 from interp.models.traits import LayerWeights, NormWeights, Traits, Weights
 
 
 def read_traits(config: Any) -> Traits:
     d_head = config.n_embd // config.n_head
-    scale = d_head**-0.5 if config.scale_attn_weights else 1.0
+    if config.scale_attn_by_inverse_layer_idx or not config.scale_attn_weights:
+        raise ModelError(
+            "a GPT-2 with scale_attn_by_inverse_layer_idx=True or scale_attn_weights=False is not supported; "
+            "its attention must be scaled by 1 / sqrt(d_head) in every layer."
+        )
     return Traits(
         family="gpt2",
         n_layers=config.n_layer,
@@ -23,7 +28,7 @@ def read_traits(config: Any) -> Traits:
         n_ctx=config.n_positions,
         norm_eps=config.layer_norm_epsilon,
         act_fn=config.activation_function,
-        attn_scale=scale,
+        attn_scale=d_head**-0.5,
         tied_embeddings=config.tie_word_embeddings,
     )
 
@@ -64,4 +69,4 @@ def _layer(params: Parameters, traits: Traits, layer: int) -> LayerWeights:
     )
 
 
-GPT2 = Family("gpt2", ("GPT2LMHeadModel",), read_traits, read_weights)
+GPT2 = Family("gpt2", ("GPT2LMHeadModel",), read_traits, read_weights, lost_dropout="resid_pdrop")

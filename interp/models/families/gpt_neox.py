@@ -79,4 +79,11 @@ def _layer(params: Parameters, traits: Traits, layer: int) -> LayerWeights:
     )
 
 
-GPT_NEOX = Family("gpt_neox", ("GPTNeoXForCausalLM",), read_traits, read_weights, hooks_for=hooks_for)
+GPT_NEOX = Family(
+    "gpt_neox",
+    ("GPTNeoXForCausalLM",),
+    read_traits,
+    read_weights,
+    lost_dropout="attention_dropout",
+    hooks_for=hooks_for,
+)

@@ -19,6 +19,11 @@ def read_traits(config: Any) -> Traits:
             f"HookedTransformer with normalization_type={config.normalization_type!r} is not supported; "
             f"expected one of {', '.join(map(repr, _NORMS))}."
         )
+    if config.n_key_value_heads and config.ungroup_grouped_query_attention:
+        raise ModelError(
+            "HookedTransformer with ungroup_grouped_query_attention=True is not supported; grouped queries are read "
+            "as they are: call set_ungroup_grouped_query_attention(False)."
+        )
     window = config.window_size if config.use_local_attn else None
     kinds = config.attn_types or ["local" if window else "global"] * config.n_layers
     return Traits(
@@ -95,6 +100,9 @@ def _layer(params: Parameters, traits: Traits, layer: int) -> LayerWeights:
     name = f"blocks.{layer}"
     grouped = "_" if traits.n_kv_heads != traits.n_heads else ""
 
+    # a gated HookedTransformer adds b_in after the product, the plain transformer before it
+    b_in = "b_post" if traits.gated_mlp and traits.family == "hooked_transformer" else "b_in"
+
     def kv(kind: str) -> Any:
         weight = params.get(f"{name}.attn.{grouped}{kind}")
         return params.get(f"{name}.attn.{kind}") if weight is None else weight
@@ -115,11 +123,11 @@ def _layer(params: Parameters, traits: Traits, layer: int) -> LayerWeights:
         q_norm=params.get(f"{name}.attn.q_norm.w"),
         k_norm=params.get(f"{name}.attn.k_norm.w"),
         W_in=params.get(f"{name}.mlp.W_in"),
-        b_in=params.get(f"{name}.mlp.b_in"),
         W_gate=params.get(f"{name}.mlp.W_gate"),
         b_gate=params.get(f"{name}.mlp.b_gate"),
         W_out=params.get(f"{name}.mlp.W_out"),
         b_out=params.get(f"{name}.mlp.b_out"),
+        **{b_in: params.get(f"{name}.mlp.b_in")},
     )
 
 

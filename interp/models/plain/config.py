@@ -18,7 +18,7 @@ _HUGGING_FACE_KEYS = frozenset(
 )
 
 
-class PlainConfig(PreTrainedConfig):  # type: ignore[misc]
+class PlainConfig(PreTrainedConfig):
     """Shape and options of a :class:`~interp.models.plain.PlainTransformer`.
 
     Raises :class:`~interp.errors.ModelError` for an unknown option or values that do not fit.
@@ -80,8 +80,6 @@ class PlainConfig(PreTrainedConfig):  # type: ignore[misc]
                 setattr(self, type(self).attribute_map[alias], kwargs.pop(alias))
         self._check_sizes()
         self._check_choices()
-        if self.attn_scale is None:
-            self.attn_scale = 1 / math.sqrt(self.d_head)
         super().__post_init__(**kwargs)
 
     def _check_sizes(self) -> None:
@@ -99,6 +97,8 @@ class PlainConfig(PreTrainedConfig):  # type: ignore[misc]
             self.d_head = self.d_model // self.n_heads
         if self.d_head < 1:
             raise ModelError(f"d_head must be at least 1; got {self.d_head}.")
+        if self.attn_scale is None:
+            self.attn_scale = 1 / math.sqrt(self.d_head)
 
     def _check_choices(self) -> None:
         choices = {

@@ -8,7 +8,7 @@ unchanged. Hook points have the names of its ``TransformerBridge``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -35,6 +35,10 @@ class Hooked(nn.Module):
         super().__init__()
         for name in hooks:
             self.add_module(name, HookPoint())
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
 
 
 class Embed(Hooked):
@@ -86,8 +90,9 @@ class Attention(Hooked):
     def __init__(self, config: PlainConfig, layer: int) -> None:
         super().__init__("hook_attn_scores", "hook_pattern", "hook_out")
         self.layer = layer
-        self.scale = float(config.attn_scale)
         heads, d_model, d_head = config.n_heads, config.d_model, config.d_head
+        assert d_head is not None and config.attn_scale is not None, "PlainConfig resolves both"
+        self.scale = config.attn_scale
         for name in "QKV":
             self.register_parameter(f"W_{name}", nn.Parameter(torch.empty(heads, d_model, d_head)))
             bias = nn.Parameter(torch.empty(heads, d_head)) if config.attn_bias else None
@@ -107,7 +112,7 @@ class Attention(Hooked):
     def forward(
         self,
         x: Float[Tensor, "batch pos d_model"],
-        visible: Bool[Tensor, "batch 1 pos total"],
+        visible: Bool[Tensor, "#batch 1 pos total"],
         cache: Cache | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
         """Attend from ``x`` to itself and to ``cache``, where ``visible`` allows."""

@@ -26,7 +26,7 @@ from interp.models.plain.config import PlainConfig
 from interp.models.plain.layers import Block, Embed, Norm, Unembed
 
 
-class PlainTransformer(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
+class PlainTransformer(PreTrainedModel, GenerationMixin):
     """A decoder-only transformer with clear weights and a hook point at every activation.
 
     ``forward`` works as in any Hugging Face causal model: padding on either side through
@@ -61,7 +61,7 @@ class PlainTransformer(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
         return self.embed
 
     @property
-    def W_U(self) -> Float[Tensor, "d_model d_vocab"]:  # noqa: N802
+    def W_U(self) -> Float[Tensor, "d_model d_vocab"]:
         """The unembedding, also where it is tied to the embedding."""
         return self.embed.W_E.T if self.unembed.W_U is None else self.unembed.W_U
 
@@ -69,8 +69,8 @@ class PlainTransformer(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
     def forward(
         self,
         input_ids: Int[Tensor, "batch pos"],
-        attention_mask: Int[Tensor, "batch total"] | None = None,
-        position_ids: Int[Tensor, "batch pos"] | None = None,
+        attention_mask: Int[Tensor, "batch total"] | Bool[Tensor, "batch total"] | None = None,
+        position_ids: Int[Tensor, "#batch pos"] | None = None,
         past_key_values: Cache | None = None,
         labels: Int[Tensor, "batch pos"] | None = None,
         use_cache: bool | None = None,
@@ -119,24 +119,24 @@ class PlainTransformer(PreTrainedModel, GenerationMixin):  # type: ignore[misc]
 
     def _find_positions(
         self,
-        given: Int[Tensor, "batch pos"] | None,
+        given: Int[Tensor, "#batch pos"] | None,
         mask: Bool[Tensor, "batch total"] | None,
         input_ids: Int[Tensor, "batch pos"],
         past: int,
-    ) -> Int[Tensor, "batch pos"]:
+    ) -> Int[Tensor, "#batch pos"]:
         """Row of the position table for every token: real tokens before it, unless given."""
-        total = past + input_ids.shape[1]
-        if given is None and mask is None:
-            positions = torch.arange(past, total, device=input_ids.device).expand(input_ids.shape)
-        elif given is None:
-            positions = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, past:]
-        else:
+        total, n_ctx = past + input_ids.shape[1], self.config.n_ctx
+        if given is not None:
             positions = given
+        elif mask is None:
+            positions = torch.arange(past, total, device=input_ids.device).expand(input_ids.shape)
+        else:
+            positions = (mask.long().cumsum(-1) - 1).clamp(min=0)[:, past:]
         # Values are read only where the shape leaves them in doubt: reading waits for the device.
-        longest = total if given is None else math.inf
-        if longest > self.config.n_ctx and int(positions.max()) >= self.config.n_ctx:
+        in_range = given is None and total <= n_ctx
+        if not in_range and int(positions.max()) >= n_ctx:
             raise ModelError(
-                f"position {int(positions.max())} is beyond the model's n_ctx of {self.config.n_ctx}; "
+                f"position {int(positions.max())} is beyond the model's n_ctx of {n_ctx}; "
                 "shorten the sequence."
             )
         return positions
@@ -183,7 +183,7 @@ def make_sinusoids(n_ctx: int, d_model: int) -> Float[Tensor, "n_ctx d_model"]:
 
 def _visible_keys(
     mask: Bool[Tensor, "batch total"] | None, input_ids: Int[Tensor, "batch pos"], past: int
-) -> Bool[Tensor, "batch 1 pos total"]:
+) -> Bool[Tensor, "#batch 1 pos total"]:
     """Which keys each token may attend to: itself and earlier real ones."""
     total = past + input_ids.shape[1]
     columns = torch.arange(total, device=input_ids.device)

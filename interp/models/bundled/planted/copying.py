@@ -46,7 +46,8 @@ CIRCUIT = PlantedCircuit(
     mechanism=(
         "a0.h0: every token attends to the one before it and writes that letter as previous.",
         "a1.h0: END looks, with its own letter as query (from the input), for a position whose previous "
-        "letter is the same (key, from a0.h0), and copies the letter there (value, from the input) to copied.",
+        "letter is the same (key, from a0.h0), and copies the letter there (value, from the input) to "
+        "copied.",
         "logits: each letter's logit is 8 times its copied coordinate.",
     ),
     nodes=("input", "a0.h0", "a1.h0", "logits"),
@@ -73,7 +74,7 @@ CIRCUIT = PlantedCircuit(
 
 def build_planted_copy() -> tuple[PlainTransformer, PreTrainedTokenizerFast, PlantedCircuit]:
     """Write the weights of ``planted-copy``: 2 layers, 3 heads, attention only, no norm."""
-    tokenizer = build_word_tokenizer("planted-copy", LETTERS)
+    tokenizer = build_word_tokenizer("planted-copy", LETTERS, N_CTX)
     wiring = Wiring(
         _SPACES,
         vocab_size=len(tokenizer),

@@ -47,6 +47,20 @@ def _measure(model: PlainTransformer, pairs: PromptPairs) -> tuple[float, float,
     return accuracy, clean, corrupted
 
 
+def _show_kinds(pairs: PromptPairs) -> str:
+    """One pair of every kind, as a table."""
+    first: dict[str, int] = {}
+    for index, info in enumerate(pairs.info):
+        first.setdefault(info["kind"], index)
+    rows = [
+        f"| {kind} | `{(pairs.clean_text or ())[index]}` | {pairs.info[index]['answer']} "
+        f"| `{(pairs.corrupted_text or ())[index]}` | {pairs.info[index]['wrong']} |"
+        for kind, index in first.items()
+    ]
+    header = "| what differs | clean | answer | corrupted | answer |\n|---|---|---|---|---|\n"
+    return header + "\n".join(rows)
+
+
 def _write_card(model: PlainTransformer, circuit: PlantedCircuit, pairs: PromptPairs) -> str:
     config = model.config
     accuracy, clean, corrupted = _measure(model, pairs)
@@ -55,7 +69,6 @@ def _write_card(model: PlainTransformer, circuit: PlantedCircuit, pairs: PromptP
         if config.d_mlp
         else "no MLP"
     )
-    example = f"- clean: `{pairs.clean_text[0]}` -> `{pairs.info[0]['kind']}`" if pairs.clean_text else ""
     rows = [(node, f"planted, at {', '.join(where)}") for node, where in circuit.positions.items()]
     rows += [(node, f"decoy: {why}") for node, why in circuit.decoys.items()]
     parts = [
@@ -68,7 +81,7 @@ def _write_card(model: PlainTransformer, circuit: PlantedCircuit, pairs: PromptP
         f"{mlp}, no norm, learned positions ({config.n_ctx}), {config.vocab_size} words. "
         f"{sum(parameter.numel() for parameter in model.parameters())} parameters.",
         "## Task",
-        example,
+        _show_kinds(pairs),
         "## Mechanism",
         "\n".join(f"{index}. {step}" for index, step in enumerate(circuit.mechanism, 1)),
         "| node | role |\n|---|---|\n" + "\n".join(f"| {node} | {role} |" for node, role in rows),

@@ -73,7 +73,7 @@ CIRCUIT = PlantedCircuit(
 
 def build_planted_gate() -> tuple[PlainTransformer, PreTrainedTokenizerFast, PlantedCircuit]:
     """Write the weights of ``planted-gate``: 2 layers, 3 heads of 3, 6 SiLU-gated neurons, no norm."""
-    tokenizer = build_word_tokenizer("planted-gate", WORDS)
+    tokenizer = build_word_tokenizer("planted-gate", WORDS, N_CTX)
     wiring = Wiring(
         _SPACES,
         vocab_size=len(tokenizer),

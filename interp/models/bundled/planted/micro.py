@@ -96,7 +96,7 @@ CIRCUIT = PlantedCircuit(
 
 def build_micro() -> tuple[PlainTransformer, PreTrainedTokenizerFast, PlantedCircuit]:
     """Write the weights of ``micro``: 2 layers, 4 heads, 8 ReLU neurons a layer, no norm."""
-    tokenizer = build_word_tokenizer("micro", WORDS)
+    tokenizer = build_word_tokenizer("micro", WORDS, N_CTX)
     wiring = Wiring(
         _SPACES,
         vocab_size=len(tokenizer),

@@ -23,7 +23,7 @@ class WordPair:
     labels: Mapping[str, int]
     """Positions, counted with ``<bos>`` at 0."""
     info: Mapping[str, str]
-    """At least ``kind``: what differs between the two."""
+    """At least ``kind``: what differs between the two. Answer and wrong answer are added as words."""
 
 
 def collect_pairs(
@@ -56,5 +56,5 @@ def collect_pairs(
         corrupted_text=tuple(" ".join(pair.corrupted) for pair in pairs),
         clean_str_tokens=tuple(clean),
         corrupted_str_tokens=tuple(corrupted),
-        info=tuple(pair.info for pair in pairs),
+        info=tuple({**pair.info, "answer": pair.answer, "wrong": pair.wrong} for pair in pairs),
     )

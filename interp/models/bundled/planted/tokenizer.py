@@ -16,10 +16,10 @@ def number_words(words: Sequence[str]) -> dict[str, int]:
     return {word: index for index, word in enumerate([PAD, BOS, UNKNOWN, *words])}
 
 
-def build_word_tokenizer(name: str, words: Sequence[str]) -> PreTrainedTokenizerFast:
+def build_word_tokenizer(name: str, words: Sequence[str], n_ctx: int) -> PreTrainedTokenizerFast:
     """A tokenizer that splits on whitespace, one token a word, and puts ``<bos>`` in front.
 
-    Ids are those of :func:`number_words`. Padding goes left.
+    Ids are those of :func:`number_words`; ``n_ctx`` is the longest sequence. Padding goes left.
     """
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
@@ -39,6 +39,7 @@ def build_word_tokenizer(name: str, words: Sequence[str]) -> PreTrainedTokenizer
         bos_token=BOS,
         pad_token=PAD,
         unk_token=UNKNOWN,
+        model_max_length=n_ctx,
         padding_side="left",
         clean_up_tokenization_spaces=False,
     )

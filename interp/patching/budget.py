@@ -1,0 +1,71 @@
+"""How much to put into one forward: a memory budget, and halving when memory runs out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from interp.errors import PatchError
+from interp.models.model import Model
+
+T = TypeVar("T")
+
+DEFAULT_BUDGET = 1 << 30
+"""Bytes of working memory for the rows of one forward."""
+MAX_ROWS = 2048
+"""More rows than this gain nothing on any machine tried."""
+
+
+def bytes_per_row(model: Model, n_pos: int, n_kept: int) -> int:
+    """Estimated peak working memory of one row of ``n_pos`` tokens, ``n_kept`` of them unembedded."""
+    t = model.traits
+    wide = 8 * t.d_model + 4 * t.n_heads * t.d_head + 3 * t.d_mlp
+    attention = 3 * t.n_heads * n_pos
+    return (n_pos * (wide + attention) + 3 * n_kept * t.d_vocab) * max(4, model.dtype.itemsize)
+
+
+def rows_within(model: Model, budget: int, n_pos: int, n_kept: int) -> int:
+    """Rows of one forward that fit in ``budget`` bytes; at least one.
+
+    Raises :class:`PatchError` for a budget that is not positive.
+    """
+    if budget <= 0:
+        raise PatchError(f"memory_budget must be a positive number of bytes; got {budget}.")
+    return min(MAX_ROWS, max(1, budget // bytes_per_row(model, n_pos, n_kept)))
+
+
+class halve_on_out_of_memory(Generic[T]):  # noqa: N801  reads as a verb where it is used
+    """Chunks of ``items``, made smaller for good when an attempt runs out of memory.
+
+    Each chunk is tried through :meth:`attempt`; after a failure the same items come again, half as
+    many at a time. A single item that does not fit raises the original error.
+    """
+
+    def __init__(self, items: Sequence[T], size: int) -> None:
+        self._items = items
+        self.size = size
+        self._next = 0
+        self._current = 0
+
+    def __iter__(self) -> Iterator[Sequence[T]]:
+        while self._next < len(self._items):
+            self._current = self._next
+            self._next = min(self._current + self.size, len(self._items))
+            yield self._items[self._current : self._next]
+
+    def attempt(self, run: Callable[[], Tensor]) -> Tensor | None:
+        """The result of ``run``, or ``None`` when memory ran out and smaller chunks follow."""
+        try:
+            return run()
+        except (torch.OutOfMemoryError, MemoryError):
+            taken = self._next - self._current
+            if taken <= 1:
+                raise
+            self.size = max(1, taken // 2)
+            self._next = self._current
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return None

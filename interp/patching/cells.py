@@ -1,0 +1,144 @@
+"""From sites to cells: every single patch of a sweep, and the axes they are laid out on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from interp.errors import PatchError
+from interp.models.model import Model
+from interp.models.positions import Columns, Prompt
+from interp.models.sites import expand
+from interp.tasks.base import PromptPairs
+from interp.types import ALL, EACH, HEAD_COMPONENTS, NEURON_COMPONENTS, PATTERN_COMPONENTS, Site
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One patch: one layer's activation, or a part of it, at some positions of every prompt."""
+
+    component: str
+    layer: int
+    head: int | None
+    neurons: tuple[int, ...] | None
+    where: Bool[Tensor, "batch pos"] = field(compare=False, repr=False)
+    """Columns that are patched in each prompt."""
+    subspace: Tensor | None = field(default=None, compare=False, repr=False)
+
+    def __str__(self) -> str:
+        """A person's name: ``L9H6``, ``L9H6 q``, ``mlp_out L2``, ``mlp_post L3 n1207``."""
+        if self.head is not None:
+            return f"L{self.layer}H{self.head}" + ("" if self.component == "z" else f" {self.component}")
+        neurons = "" if self.neurons is None else " n" + ",".join(map(str, self.neurons))
+        return f"{self.component} L{self.layer}{neurons}"
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """All cells of one site, in the order of its axes."""
+
+    site: Site
+    axes: tuple[str, ...]
+    labels: dict[str, tuple[str, ...]]
+    cells: tuple[Cell, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(len(self.labels[axis]) for axis in self.axes)
+
+
+def columns_of(task: PromptPairs) -> Columns:
+    """The columns of a task's prompts as positions."""
+    batch, n = task.clean.shape
+    return Columns(Prompt.from_mask(batch, n, task.attention_mask), 0, n)
+
+
+def plan_sweep(model: Model, task: PromptPairs, site: Site, direction: str) -> Sweep:
+    """Lay a site out as cells.
+
+    A site without layer, head, neurons or positions sweeps over them: ``z`` over layer x head with
+    all positions together, ``resid_pre`` over layer x position, ``z@pos`` over layer x head x
+    position, ``mlp_post.n*`` over layer x neuron. Parts that are given are held fixed.
+
+    Raises :class:`PatchError` for batch rows, which have no meaning in a sweep.
+    """
+    if site.rows is not None:
+        raise PatchError(f"site {site} names batch rows; a sweep patches every prompt. Use task.select(rows).")
+    taps = expand(site, model.family, model.traits)
+    columns = columns_of(task)
+    wheres, pos_labels = _positions(task, site, columns, direction)
+    heads = _heads(model, site)
+    neurons = _neurons(model, site)
+    axes: list[str] = []
+    labels: dict[str, tuple[str, ...]] = {}
+    if site.layer is None and site.component != "embed":
+        axes.append("layer")
+        labels["layer"] = tuple(str(tap.layer) for tap in taps)
+    if site.component in HEAD_COMPONENTS and site.head is None:
+        axes.append("kv_head" if "kv_head" in site.axes else "head")
+        labels[axes[-1]] = tuple(map(str, heads))
+    if site.neurons == ():
+        axes.append("neuron")
+        labels["neuron"] = tuple(str(n[0]) for n in neurons if n is not None)
+    if pos_labels is not None:
+        axes.append("dest_pos" if site.component in PATTERN_COMPONENTS else "pos")
+        labels[axes[-1]] = pos_labels
+    cells = tuple(
+        Cell(site.component, tap.layer, head, part, where, site.subspace)
+        for tap in taps
+        for head in heads
+        for part in neurons
+        for where in wheres
+    )
+    return Sweep(site, tuple(axes), labels, cells)
+
+
+def _heads(model: Model, site: Site) -> list[int | None]:
+    if site.component not in HEAD_COMPONENTS:
+        return [None]
+    if site.head is not None:
+        return [site.head]
+    n = model.traits.n_kv_heads if "kv_head" in site.axes else model.traits.n_heads
+    return list(range(n))
+
+
+def _neurons(model: Model, site: Site) -> list[tuple[int, ...] | None]:
+    if site.component not in NEURON_COMPONENTS or site.neurons is None:
+        return [None]
+    if site.neurons == ():
+        return [(n,) for n in range(model.traits.d_mlp)]
+    return [site.neurons]
+
+
+def _positions(
+    task: PromptPairs, site: Site, columns: Columns, direction: str
+) -> tuple[list[Tensor], tuple[str, ...] | None]:
+    """Masks [batch, pos] of the positions to patch one after another, and their labels."""
+    each = site.each_position or (site.positions is None and _each_by_default(site))
+    if not each:
+        held = site if site.positions is not None else site.at(ALL)
+        chosen = columns.select(replace(held, rows=None), task.labels)
+        if not bool(chosen.any()):
+            raise PatchError(f"site {site} lies outside every prompt; nothing would be patched.")
+        return [chosen], None
+    n = int(task.lengths.max())
+    at = columns.positions
+    return [at == p for p in range(n)], _position_labels(task, n, direction)
+
+
+def _each_by_default(site: Site) -> bool:
+    return site.component not in HEAD_COMPONENTS and site.neurons is None
+
+
+def _position_labels(task: PromptPairs, n: int, direction: str) -> tuple[str, ...]:
+    """The token at each position of the longest prompt of the base run."""
+    longest = int(task.lengths.argmax())
+    texts = task.corrupted_str_tokens if direction == "denoise" else task.clean_str_tokens
+    if texts is not None:
+        return tuple(texts[longest][:n])
+    tokens = task.corrupted if direction == "denoise" else task.clean
+    return tuple(str(int(t)) for t in tokens[longest][task.mask[longest]])
+

@@ -1,0 +1,109 @@
+"""What goes into a patch: the source run's activations, or an ablation made from them.
+
+One object for patching, and later for scoring and evaluating circuits, so that "mean ablation"
+means the same everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from interp.errors import PatchError, unknown_name
+from interp.models.cache import ActivationCache
+from interp.models.capture import capture
+from interp.models.interventions import mean_over, other_rows
+from interp.models.model import Model
+from interp.tasks.base import PromptPairs
+from interp.types import Ablation, Site
+
+
+@dataclass(frozen=True)
+class Replacement:
+    """Values that replace activations of the base run, [batch, pos, ...] for a component and layer.
+
+    ``source`` takes the source run's own; ``zero`` zeros; ``mean`` the mean over all real tokens
+    of the reference prompts; ``mean-per-position`` their mean at each position; ``resample`` the
+    source run's activation of another prompt, chosen by ``seed``. The reference prompts are the
+    source run's, unless others were given.
+    """
+
+    kind: Ablation
+    source: ActivationCache
+    reference: ActivationCache
+    seed: int = 0
+
+    def value(self, component: str, layer: int) -> Tensor:
+        """The replacing activation of one layer, all heads and columns."""
+        site = Site(component, None if component == "embed" else layer)
+        own = self.source[site]
+        if self.kind == "source":
+            return own
+        if self.kind == "zero":
+            return torch.zeros_like(own)
+        if self.kind == "resample":
+            return own[other_rows(len(own), self.seed).to(own.device)]
+        return self._mean(component, layer, own)
+
+    def _mean(self, component: str, layer: int, own: Tensor) -> Tensor:
+        per_position = self.kind == "mean-per-position"
+        if component in ("pattern", "attn_scores") and not per_position:
+            raise PatchError(
+                f"the mean of {component!r} over positions has no meaning; use ablation='mean-per-position', 'zero' or 'resample'."
+            )
+        means = mean_over(self.reference, Site(component), layer, per_position)
+        if not per_position:
+            return means.expand_as(own)
+        if component in ("pattern", "attn_scores"):
+            means = means.transpose(0, 1)
+            if means.shape != own.shape[1:]:
+                raise PatchError(
+                    f"mean patterns need reference prompts of the same length; got {tuple(means.shape)} for {tuple(own.shape)}."
+                )
+            return means.expand_as(own)
+        at = self.source.columns.positions.to(own.device)
+        if int(at.max()) >= len(means):
+            raise PatchError(
+                f"the reference prompts are at most {len(means)} tokens long, the patched ones {int(at.max()) + 1}; "
+                "give longer reference prompts or ablation='mean'."
+            )
+        return means[at.clamp(min=0)]
+
+
+def build_replacement(
+    model: Model,
+    task: PromptPairs,
+    components: Iterable[tuple[str, int]],
+    direction: str,
+    ablation: Ablation = "source",
+    reference: PromptPairs | Tensor | None = None,
+    seed: int = 0,
+) -> Replacement:
+    """Run the source prompts (and the reference prompts, if others) and keep what will replace.
+
+    ``reference`` is a task, whose clean prompts are used, or tokens [batch, pos] without padding.
+    Raises :class:`PatchError` for an unknown ablation or one that does not fit.
+    """
+    if ablation not in get_args(Ablation):
+        raise PatchError(unknown_name("ablation", str(ablation), get_args(Ablation)))
+    if ablation == "resample" and len(task) < 2:
+        raise PatchError("ablation='resample' takes another prompt's activation; the task has a single prompt.")
+    if ablation == "resample" and len(set(task.lengths.tolist())) > 1:
+        raise PatchError(
+            "ablation='resample' takes another prompt's activation at the same position; prompts of unequal length "
+            "have none. Select prompts of one length with task.select(rows)."
+        )
+    sites = [Site(name, None if name == "embed" else layer) for name, layer in sorted(set(components))]
+    tokens = task.clean if direction == "denoise" else task.corrupted
+    with torch.no_grad():
+        source = capture(model, tokens, sites, attention_mask=task.attention_mask)
+        other = source
+        if isinstance(reference, PromptPairs):
+            other = capture(model, reference.clean, sites, attention_mask=reference.attention_mask)
+        elif isinstance(reference, Tensor):
+            other = capture(model, reference, sites)
+    return Replacement(ablation, source, other, seed)

@@ -1,0 +1,77 @@
+"""An approximation against exact patching."""
+
+from __future__ import annotations
+
+import numpy as np
+import plotly.graph_objects as go
+
+from interp.plots.bars import value_axis
+from interp.plots.heatmaps import to_array
+from interp.plots.scales import GREY, LINES
+from interp.plots.sheet import Sheet
+from interp.plots.tokens import escape_text
+from interp.results.agreement import MethodAgreement
+
+_SIDE = 460
+
+
+def plot_agreement(agreement: MethodAgreement) -> go.Figure:
+    """Draw approximate (y) against exact effects (x) of the same sites, with the line y = x.
+
+    The subtitle gives Pearson and Spearman correlation and sign agreement with their intervals.
+    """
+    sheet = Sheet()
+    method = agreement.provenance.method or "approximation"
+    exact, approximate = to_array(agreement.exact), to_array(agreement.approximate)
+    groups = list(dict.fromkeys(agreement.chosen_as)) or ["all"]
+    panel = sheet.add_panel("", _SIDE, _SIDE, left=70)
+    if len(groups) > 1:
+        panel.legend, panel.legend_lines = "legend", len(groups)
+    shared = dict(xaxis=panel.xaxis, yaxis=panel.yaxis)
+    low, high = _limits(np.concatenate([exact, approximate]))
+    sheet.figure.add_trace(
+        go.Scatter(
+            x=[low, high],
+            y=[low, high],
+            mode="lines",
+            line=dict(color=GREY, width=1, dash="dash"),
+            name="y = x",
+            hoverinfo="skip",
+            showlegend=False,
+            **shared,
+        )
+    )
+    for group, color in zip(groups, LINES * len(groups), strict=False):
+        picked = [i for i in range(len(exact)) if group in ("all", *agreement.chosen_as[i : i + 1])]
+        sheet.figure.add_trace(
+            go.Scatter(
+                x=exact[picked],
+                y=approximate[picked],
+                mode="markers",
+                marker=dict(color=color, size=7, opacity=0.75),
+                name=escape_text(group),
+                showlegend=len(groups) > 1,
+                hovertext=[escape_text(agreement.names[i]) for i in picked],
+                hovertemplate="<b>%{hovertext}</b><br>exact %{x:.4f}<br>approximate %{y:.4f}<extra></extra>",
+                **shared,
+            )
+        )
+    number = panel.xaxis[1:]
+    for axis, title in (("x", "exact patching: effect"), ("y", f"{method}: effect")):
+        sheet.figure.layout[f"{axis}axis{number}"] = value_axis(title, range=[low, high])
+    sheet.add_note(
+        f"Pearson {agreement.pearson}, Spearman {agreement.spearman}, "
+        f"sign agreement {agreement.sign_agreement} "
+        f"({agreement.confidence:.0%} bootstrap intervals, {len(agreement.names)} sites)"
+    )
+    return sheet.finish(
+        f"{method[:1].upper()}{method[1:]} against exact patching", agreement.provenance.summary()
+    )
+
+
+def _limits(values: np.ndarray) -> tuple[float, float]:
+    """Common limits of both axes, 0 included, with some air."""
+    finite = values[np.isfinite(values)]
+    low, high = min(0.0, float(finite.min(initial=0.0))), max(0.0, float(finite.max(initial=0.0)))
+    air = 0.06 * ((high - low) or 1.0)
+    return low - air, high + air

@@ -1,0 +1,295 @@
+"""Fake results of every kind, with tokens that plotly would take for markup."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from interp.results import (
+    AblationCheck,
+    AttentionPatterns,
+    Estimate,
+    HeadRole,
+    HeadScores,
+    LogitAttribution,
+    LogitLens,
+    MethodAgreement,
+    PatchScores,
+    Provenance,
+    SiteScores,
+    SubspaceReport,
+    TrainingHistory,
+)
+from interp.types import parse_site
+
+WORDS = ("<s>", " When", " John", " &", " <b>store</b>", " $5", " and", " $6", "\n", " John", "", " %{x}")
+
+
+def tokens(n: int) -> tuple[str, ...]:
+    return tuple((WORDS * (n // len(WORDS) + 1))[:n])
+
+
+def numbered(n: int) -> tuple[str, ...]:
+    return tuple(str(i) for i in range(n))
+
+
+def provenance(**changes: Any) -> Provenance:
+    known = dict(
+        model="mix<4>l & co", task="ioi", n_prompts=32, metric="logit difference", direction="denoise"
+    )
+    return Provenance(**known | dict(method="exact", backend="hooked") | changes)
+
+
+@pytest.fixture(scope="session")
+def make_site() -> Callable[..., SiteScores]:
+    def make(
+        site: str, axes: Sequence[str], sizes: Sequence[int], seed: int = 0, prompts: int = 0, **changes: Any
+    ) -> SiteScores:
+        generator = torch.Generator().manual_seed(seed)
+        raw = torch.randn(tuple(sizes), generator=generator) - 0.4
+        labels = {
+            a: tokens(n) if a.endswith("pos") else numbered(n) for a, n in zip(axes, sizes, strict=True)
+        }
+        known = dict(clean=3.3, corrupted=-0.4, raw=raw, labels=labels, component=parse_site(site).component)
+        if prompts:
+            known["per_prompt"] = raw[..., None] + torch.randn(*sizes, prompts, generator=generator)
+        return SiteScores(site=site, axes=tuple(axes), **known | changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_scores() -> Callable[..., PatchScores]:
+    def make(*sites: SiteScores, **changes: Any) -> PatchScores:
+        return PatchScores({site.site: site for site in sites}, provenance(**changes))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_patterns() -> Callable[..., AttentionPatterns]:
+    def make(
+        n_layers: int = 3, n_heads: int = 4, n: int = 7, layers: tuple[int, ...] | None = None
+    ) -> AttentionPatterns:
+        generator = torch.Generator().manual_seed(n)
+        scores = torch.randn(n_layers, n_heads, n, n, generator=generator) * 3
+        causal = scores.masked_fill(~torch.ones(n, n).tril().bool(), -torch.inf)
+        layers = layers or tuple(range(n_layers))
+        return AttentionPatterns(
+            causal.softmax(-1), tokens(n), layers, provenance(method=None, direction=None)
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_lens() -> Callable[..., LogitLens]:
+    def make(
+        n_layers: int = 4, n: int = 6, batch: int = 3, targets: bool = True, **changes: Any
+    ) -> LogitLens:
+        generator = torch.Generator().manual_seed(5)
+        logits = torch.randn(n_layers + 1, batch, n, len(WORDS), generator=generator) * 3
+        probs, top = logits.softmax(-1), logits.topk(4)
+        fields: dict[str, Any] = dict(
+            layers=("embed", *(f"resid_post {i}" for i in range(n_layers))),
+            tokens=tuple(tokens(n - row) for row in range(batch)),
+            top_ids=top.indices,
+            top_logits=top.values,
+            top_probs=probs.gather(-1, top.indices),
+            vocabulary=dict(enumerate(WORDS)),
+            provenance=provenance(method=None, direction=None),
+        )
+        if targets:
+            ids = torch.randint(0, len(WORDS), (batch, n), generator=generator)
+            ids[0, 1] = -1
+            at = ids.clamp(min=0)[None, :, :, None].expand(n_layers + 1, batch, n, 1)
+            asked = logits.gather(-1, at)
+            fields |= dict(
+                target_ids=ids,
+                target_logits=asked[..., 0],
+                target_probs=probs.gather(-1, at)[..., 0],
+                target_ranks=(logits > asked).sum(-1),
+            )
+        return LogitLens(**fields | changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_attribution() -> Callable[..., LogitAttribution]:
+    def make(n_layers: int = 4, n_heads: int = 4, batch: int = 5, **changes: Any) -> LogitAttribution:
+        generator = torch.Generator().manual_seed(6)
+
+        def draw(*shape: int) -> torch.Tensor:
+            return torch.randn(*shape, batch, generator=generator)
+
+        names = ("embed", *(f"{kind} {i}" for i in range(n_layers) for kind in ("attn", "mlp")), "bias")
+        by_component = draw(len(names))
+        known: dict[str, Any] = dict(
+            components=names,
+            by_component=by_component,
+            actual=by_component.sum(0),
+            provenance=provenance(method=None, direction=None),
+            by_head=draw(n_layers, n_heads),
+            neurons=tuple(f"L{i} n{i * 7}" for i in range(6)),
+            by_neuron=draw(6),
+        )
+        return LogitAttribution(**known | changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_roles() -> Callable[..., HeadScores]:
+    def make(n_layers: int = 3, n_heads: int = 5) -> HeadScores:
+        generator = torch.Generator().manual_seed(7)
+        roles = {
+            "previous token": HeadRole("mean weight on the token before", "mean attention weight"),
+            "induction": HeadRole(
+                "mean weight on the token after the last occurrence", "mean attention weight"
+            ),
+            "name mover": HeadRole(
+                "written into the answer's logit <difference>", "logit difference", signed=True
+            ),
+        }
+        shape = (n_layers, n_heads)
+        values = {
+            name: torch.randn(shape, generator=generator)
+            if role.signed
+            else torch.rand(shape, generator=generator)
+            for name, role in roles.items()
+        }
+        return HeadScores(values, roles, tuple(range(2, 2 + n_layers)), provenance(direction=None))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_report() -> Callable[..., SubspaceReport]:
+    def make(full: float = 0.1, **changes: Any) -> SubspaceReport:
+        raw = -1.0 + 4.0 * torch.tensor([0.75, 0.1, 0.2, full])
+        fields: dict[str, Any] = dict(
+            site="mlp_out[8]@END",
+            readout="W_out of layer 8",
+            dimensions=1,
+            raw=raw,
+            clean=3.0,
+            corrupted=-1.0,
+            separability=torch.tensor([0.93, 0.61, 0.9, float("nan")]),
+            row_space_share=0.32,
+            readout_z=4.2,
+            provenance=provenance(),
+        )
+        return SubspaceReport(**fields | changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_ablation() -> Callable[..., AblationCheck]:
+    def make(sets: int = 20, **changes: Any) -> AblationCheck:
+        random = torch.randn(sets, generator=torch.Generator().manual_seed(8)) + 3
+        known: dict[str, Any] = dict(
+            names=("L2H1", "L3H0"),
+            clean=3.5,
+            corrupted=-0.5,
+            ablated=-0.1,
+            random=random,
+            random_names=tuple((f"L0H{i}", "L1H<1>") for i in range(sets)),
+            provenance=provenance(ablation="mean", direction=None),
+        )
+        return AblationCheck(**known | changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_agreement() -> Callable[..., MethodAgreement]:
+    def make(n: int = 30, chosen: bool = True) -> MethodAgreement:
+        generator = torch.Generator().manual_seed(9)
+        exact = torch.randn(n, generator=generator)
+        approximate = exact + 0.2 * torch.randn(n, generator=generator)
+        return MethodAgreement(
+            tuple(f"resid_pre L{i} @ <s>" for i in range(n)),
+            exact,
+            approximate,
+            Estimate(0.97, 0.95, 0.99),
+            Estimate(0.9, 0.8, 0.96),
+            Estimate(0.93, 0.83, 1.0),
+            0.95,
+            provenance(method="attribution"),
+            tuple("top" if i < 10 else "random" for i in range(n)) if chosen else (),
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_history() -> Callable[..., TrainingHistory]:
+    def make(n: int = 50, held_out: bool = True) -> TrainingHistory:
+        steps = torch.arange(1, n + 1) * 20
+        loss = torch.linspace(6, 1, n)
+        sparse = torch.full((n,), float("nan"))
+        sparse[::10] = torch.linspace(0, 0.95, len(sparse[::10]))
+        curves = {"loss": sparse * 0 + 1.5, "IOI <accuracy>": sparse} if held_out else {}
+        return TrainingHistory(steps, loss, Provenance(model="mix-4l", seed=3, seconds=600.0), curves)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def gallery(
+    make_site, make_scores, make_patterns, make_lens, make_attribution, make_roles, make_report,
+    make_ablation, make_agreement, make_history,
+) -> dict[str, Any]:  # fmt: skip
+    """A record of every kind, in the sizes that break layouts."""
+    stream = [make_site(name, ("layer", "pos"), (12, 40)) for name in ("resid_pre", "attn_out", "mlp_out")]
+    few = [make_site(name, ("layer", "pos"), (4, 5)) for name in ("resid_pre", "attn_out", "mlp_out")]
+    heads = [make_site(name, ("layer", "head"), (4, 4)) for name in ("z", "q", "pattern")]
+    values = [make_site(name, ("layer", "kv_head"), (4, 2)) for name in ("k", "v")]
+    singles = [make_site("resid_pre[3]@END", (), (), prompts=4), make_site("z[3.1]", (), (), prompts=4)]
+    axes = [
+        make_site("resid_post@END", ("layer",), (12,), prompts=4),
+        make_site("z[9]", ("head",), (12,)),
+        make_site("embed", ("pos",), (11,)),
+    ]
+    hole = make_site("z", ("layer", "head"), (3, 3))
+    hole.raw[1, 1] = float("nan")
+    return {
+        "patching few": make_scores(*few, *heads, *values),
+        "patching many": make_scores(*stream, make_site("z", ("layer", "head"), (12, 12)), direction="noise"),
+        "patching heads at positions": make_scores(
+            make_site("z@pos", ("layer", "head", "pos"), (12, 12, 40))
+        ),
+        "patching patterns": make_scores(
+            make_site("pattern@pos", ("layer", "head", "dest_pos", "src_pos"), (3, 9, 6, 6))
+        ),
+        "patching neurons": make_scores(
+            make_site("mlp_post.n*", ("layer", "neuron"), (12, 1031)),
+            make_site("mlp_post[2].n*", ("neuron",), (130,)),
+            make_site("mlp_pre.n*@pos", ("layer", "pos", "neuron"), (2, 5, 300)),
+        ),
+        "patching bars": make_scores(*axes, *singles),
+        "patching nan": make_scores(hole),
+        "patching equal": make_scores(make_site("z", ("layer", "head"), (3, 3), clean=1.0, corrupted=1.0)),
+        "attention": make_patterns(),
+        "attention many": make_patterns(12, 12, 40),
+        "attention long": make_patterns(1, 2, 101),
+        "lens": make_lens(),
+        "lens many": make_lens(12, 40),
+        "lens without targets": make_lens(targets=False, batch=1),
+        "attribution": make_attribution(),
+        "attribution many": make_attribution(12, 12),
+        "attribution plain": make_attribution(1, 1, 1, by_head=None, neurons=(), by_neuron=None),
+        "roles": make_roles(),
+        "roles many": make_roles(12, 12),
+        "subspace": make_report(),
+        "ablation": make_ablation(),
+        "agreement": make_agreement(),
+        "agreement all": make_agreement(chosen=False),
+        "history": make_history(),
+        "history plain": make_history(held_out=False),
+    }
