@@ -102,7 +102,9 @@ def logit_lens(
         vocabulary=dict(zip(named.tolist(), model.to_str_tokens(named), strict=True)),
         provenance=describe_run(model, batch, "logit lens", started, notes=_notes(batch, targets)),
         target_ids=target_ids,
-        positions=None if positions is None else torch.where(there, batch.columns.positions.gather(1, index), -1),
+        positions=None
+        if positions is None
+        else torch.where(there, batch.columns.positions.gather(1, index), -1),
         **found,
     )
 
@@ -132,14 +134,18 @@ def _order_sites(model: Model, sites: SiteLike | Iterable[SiteLike]) -> list[Sit
             raise SiteError(f"a logit lens takes whole sites; got {site}. Choose tokens with positions=...")
         taps = expand(site, model.family, model.traits)
         found |= {Site(tap.component, None if tap.component == "embed" else tap.layer) for tap in taps}
-    return sorted(found, key=lambda site: (-1 if site.layer is None else site.layer, STREAM.index(site.component)))
+    return sorted(
+        found, key=lambda site: (-1 if site.layer is None else site.layer, STREAM.index(site.component))
+    )
 
 
 def _label(site: Site) -> str:
     return site.component if site.layer is None else f"{site.component} {site.layer}"
 
 
-def _read_targets(model: Model, batch: PromptBatch, targets: Targets | TokenChoice | None) -> Int[Tensor, "batch pos"]:
+def _read_targets(
+    model: Model, batch: PromptBatch, targets: Targets | TokenChoice | None
+) -> Int[Tensor, "batch pos"]:
     if targets is None:
         targets = "next" if batch.task is None else "answer"
     if isinstance(targets, Tensor) and targets.ndim == 2:
@@ -150,7 +156,9 @@ def _read_targets(model: Model, batch: PromptBatch, targets: Targets | TokenChoi
             )
         outside = (targets != NO_TOKEN) & ((targets < 0) | (targets >= model.traits.d_vocab))
         if bool(outside.any()):
-            raise LensError(f"targets must be token ids in 0..{model.traits.d_vocab - 1}, or {NO_TOKEN} for none.")
+            raise LensError(
+                f"targets must be token ids in 0..{model.traits.d_vocab - 1}, or {NO_TOKEN} for none."
+            )
         return targets.long()
     if isinstance(targets, str) and targets == "next":
         return _next_tokens(batch)
@@ -183,7 +191,10 @@ def _read_stream(
 
 
 def _read_out(
-    readout: Readout, resid: Float[Tensor, "batch kept d_model"], targets: Int[Tensor, "batch kept"], top_k: int
+    readout: Readout,
+    resid: Float[Tensor, "batch kept d_model"],
+    targets: Int[Tensor, "batch kept"],
+    top_k: int,
 ) -> _Reading:
     shape = targets.shape
     ids = targets.flatten().to(resid.device)
@@ -196,7 +207,9 @@ def _read_out(
     return _Reading(*(torch.cat(column).unflatten(0, shape) for column in columns))
 
 
-def _measure(logits: Float[Tensor, "n d_vocab"], targets: Int[Tensor, " n"], top_k: int) -> tuple[Tensor, ...]:
+def _measure(
+    logits: Float[Tensor, "n d_vocab"], targets: Int[Tensor, " n"], top_k: int
+) -> tuple[Tensor, ...]:
     log_total = logits.logsumexp(-1, keepdim=True)
     top_logits, top_ids = logits.topk(top_k, dim=-1)
     target = logits.gather(1, targets.clamp(min=0)[:, None])
@@ -213,7 +226,9 @@ def _measure(logits: Float[Tensor, "n d_vocab"], targets: Int[Tensor, " n"], top
 
 
 def _notes(batch: PromptBatch, targets: Targets | TokenChoice | None) -> tuple[str, ...]:
-    by_task = batch.task is not None and (targets is None or (isinstance(targets, str) and targets == "answer"))
+    by_task = batch.task is not None and (
+        targets is None or (isinstance(targets, str) and targets == "answer")
+    )
     if batch.task is None or not by_task or batch.task.answers.shape[1] == 1:
         return ()
     return ("a prompt has several right answers; the target is the first",)

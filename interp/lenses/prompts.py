@@ -60,14 +60,16 @@ class PromptBatch:
         for start in range(0, len(self), size):
             yield self.rows(start, start + size)
 
-    def chosen_columns(self, where: Where | None) -> tuple[Int[Tensor, "batch kept"], Bool[Tensor, "batch kept"]]:
+    def chosen_columns(
+        self, where: Where | None
+    ) -> tuple[Int[Tensor, "batch kept"], Bool[Tensor, "batch kept"]]:
         """Columns at these positions (``None``: every real token), and which entries are there.
 
         Rows with fewer positions than others are filled up with columns that are not ``there``.
         Raises :class:`LensError` for a row that has none.
         """
         columns = self.columns
-        site = Site("resid_post") if where is None else _site_at(where)
+        site = Site("resid_post") if where is None else site_at(where)
         chosen = columns.select(site, self.labels)
         counts = chosen.sum(dim=1)
         if int(counts.min()) == 0:
@@ -87,7 +89,8 @@ class PromptBatch:
         return index[:, 0]
 
 
-def _site_at(where: Where) -> Site:
+def site_at(where: Where) -> Site:
+    """The residual stream at these positions, read as in a site."""
     listed = [where] if isinstance(where, str) or not isinstance(where, Sequence) else where
     return parse_site("resid_post@" + ",".join(map(str, listed)))
 
@@ -119,11 +122,15 @@ def read_prompts(
         tokens = prompts[None] if prompts.ndim == 1 else prompts
     else:
         if attention_mask is not None:
-            raise LensError("attention_mask goes with token tensors; texts are padded and masked by themselves.")
+            raise LensError(
+                "attention_mask goes with token tensors; texts are padded and masked by themselves."
+            )
         texts = [prompts] if isinstance(prompts, str) else prompts
         tokens, attention_mask = model.to_padded_tokens(texts)
     if tokens.ndim != 2 or tokens.numel() == 0:
-        raise LensError(f"expected at least one prompt of at least one token; got tokens of shape {list(tokens.shape)}.")
+        raise LensError(
+            f"expected at least one prompt of at least one token; got tokens of shape {list(tokens.shape)}."
+        )
     if attention_mask is not None:
         attention_mask = attention_mask.to(model.device)
     return PromptBatch(tokens.to(model.device), attention_mask, dict(labels or {}))

@@ -35,7 +35,9 @@ def generate_hooked(
         if name not in OPTIONS:
             raise ModelError(unknown_name("option of generate with a HookedTransformer", name, OPTIONS))
     if module.cfg.attention_dir != "causal":
-        raise ModelError(f"a {module.cfg.attention_dir} HookedTransformer cannot generate; it needs a causal one.")
+        raise ModelError(
+            f"a {module.cfg.attention_dir} HookedTransformer cannot generate; it needs a causal one."
+        )
     eos = _eos_tokens(options.get("eos_token_id"), tokens.device)
     cache = _new_cache(module, len(tokens)) if use_cache else None
     mask, done = attention_mask.long(), torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)

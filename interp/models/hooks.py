@@ -59,8 +59,8 @@ def _repeated(prompt: Prompt, batch: int) -> Prompt:
     times, rest = divmod(batch, len(prompt.lengths))
     if times == 1 or rest:
         return prompt
-    repeat = (x.repeat_interleave(times) for x in (prompt.offsets, prompt.lengths))
-    return Prompt(prompt.n_columns, *repeat, repeats=times)
+    offsets, lengths = (x.repeat_interleave(times) for x in (prompt.offsets, prompt.lengths))
+    return Prompt(prompt.n_columns, offsets, lengths, repeats=times)
 
 
 def _cached_columns(kwargs: dict[str, Any]) -> int:

@@ -127,7 +127,8 @@ def project(site: SiteLike, directions: Float[Tensor, "*k d"], keep: bool = Fals
         basis = span.to(part)
         if basis.shape[-1] != part.shape[-1]:
             raise InterventionError(
-                f"project at {place.site} got directions of {basis.shape[-1]} entries; the activation has {part.shape[-1]}."
+                f"project at {place.site} got directions of {basis.shape[-1]} entries; the activation has "
+                f"{part.shape[-1]}."
             )
         inside = part @ basis.T @ basis
         return (inside if keep else part - inside), None

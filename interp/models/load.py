@@ -125,8 +125,8 @@ def _cannot_load(source: str, local: bool, error: Exception) -> str:
         return f"cannot load the model in folder {source!r}: {reason}"
     known = bundled_names()
     return (
-        f"no model {source!r}{suggest_names(source, known) or '.'} It is not a bundled name ({', '.join(known)}), not a "
-        f"folder, and loading it from the hub failed: {reason}"
+        f"no model {source!r}{suggest_names(source, known) or '.'} It is not a bundled name ({', '.join(known)}), not "
+        f"a folder, and loading it from the hub failed: {reason}"
     )
 
 
@@ -190,10 +190,10 @@ def _digest_folder(folder: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def _wrap(module: nn.Module, tokenizer: Any, name: str | None, revision: str | None, check: bool) -> Model:
+def _wrap(module: Any, tokenizer: Any, name: str | None, revision: str | None, check: bool) -> Model:
     """Find the family, put hook points in where the architecture has none, make the shell."""
     kind = type(module).__name__
-    bridge = None
+    bridge: Any = None
     if kind == "TransformerBridge":
         bridge = module
         _refuse_processed(bridge)

@@ -126,7 +126,7 @@ class Model:
         tokens: Int[Tensor, "batch pos"] | Int[Tensor, " pos"] | str | Sequence[str],
         attention_mask: Bool[Tensor, "batch pos"] | Int[Tensor, "batch pos"] | None = None,
         keep_columns: Int[Tensor, " kept"] | None = None,
-    ) -> Float[Tensor, "batch pos d_vocab"]:
+    ) -> Float[Tensor, "batch kept d_vocab"]:
         """Logits of every position. ``attention_mask`` is False on padding, on either side.
 
         With ``keep_columns`` only these columns are unembedded: [batch, kept, d_vocab].
@@ -150,7 +150,9 @@ class Model:
     def _call_hooked(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         module: Any = self.module
         if mask is not None and module.cfg.attention_dir != "causal" and not bool(mask.all()):
-            raise ModelError("a bidirectional HookedTransformer attends to padding; give prompts of one length.")
+            raise ModelError(
+                "a bidirectional HookedTransformer attends to padding; give prompts of one length."
+            )
         # without a mask it would guess one from the tokenizer's pad token
         return module(tokens, attention_mask=torch.ones_like(tokens) if mask is None else mask.long())
 
@@ -194,7 +196,8 @@ class Model:
                 options["pad_token_id"] = self._pad_token()
             if self.is_hooked_transformer:
                 return generate_hooked(self.module, tokens, mask.bool(), max_new_tokens, use_cache, options)
-            return self.module.generate(
+            module: Any = self.module
+            return module.generate(
                 input_ids=tokens,
                 attention_mask=mask,
                 max_new_tokens=max_new_tokens,
@@ -240,7 +243,8 @@ class Model:
             )
         if tokens.shape[1] > self.traits.n_ctx:
             raise ModelError(
-                f"{tokens.shape[1]} tokens are more than the model's context of {self.traits.n_ctx}; shorten the prompt."
+                f"{tokens.shape[1]} tokens are more than the model's context of {self.traits.n_ctx}; "
+                "shorten the prompt."
             )
         if mask is not None:
             _check_mask(mask, tokens)

@@ -48,9 +48,7 @@ def tap(family: Family, traits: Traits, component: str, layer: int) -> Tap:
     axis = next((a for a in COMPONENT_AXES[component] if a in heads), None)
     n_heads = heads[axis] if axis is not None and component not in ("pattern", "attn_scores") else None
     if component == "result" and component in available_components(family, traits):
-        return Tap(
-            component, layer, hooks["z"], hooks["o"], "through_o", n_heads=traits.n_heads, stage=-1
-        )
+        return Tap(component, layer, hooks["z"], hooks["o"], "through_o", n_heads=traits.n_heads, stage=-1)
     if component not in hooks:
         raise SiteError(_absent(component, family, traits))
     if component == "resid_mid" and not family.resid_mid_acts:

@@ -45,8 +45,10 @@ def check_ablation(
 
     Raises :class:`PatchError` when there are not as many other sites to draw from.
     """
-    cells, others = _split_by_scores(model, task, chosen, k, site) if isinstance(chosen, PatchScores) else (
-        _split_by_sites(model, task, parse_sites(chosen))
+    cells, others = (
+        _split_by_scores(model, task, chosen, k, site)
+        if isinstance(chosen, PatchScores)
+        else (_split_by_sites(model, task, parse_sites(chosen)))
     )
     if len(others) < len(cells):
         raise PatchError(
@@ -73,7 +75,9 @@ def check_ablation(
         ablated=float(scores[0]),
         random=scores[1:],
         random_names=tuple(tuple(map(str, group)) for group in random),
-        provenance=prepared.provenance("ablation", notes=("random sets are drawn from the sites not chosen",)),
+        provenance=prepared.provenance(
+            "ablation", notes=("random sets are drawn from the sites not chosen",)
+        ),
     )
 
 

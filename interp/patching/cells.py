@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-import torch
 from jaxtyping import Bool
 from torch import Tensor
 
@@ -13,7 +12,7 @@ from interp.models.model import Model
 from interp.models.positions import Columns, Prompt
 from interp.models.sites import expand
 from interp.tasks.base import PromptPairs
-from interp.types import ALL, EACH, HEAD_COMPONENTS, NEURON_COMPONENTS, PATTERN_COMPONENTS, Site
+from interp.types import ALL, HEAD_COMPONENTS, NEURON_COMPONENTS, PATTERN_COMPONENTS, Site
 
 
 @dataclass(frozen=True)
@@ -66,8 +65,11 @@ def plan_sweep(model: Model, task: PromptPairs, site: Site, direction: str) -> S
     Raises :class:`PatchError` for batch rows, which have no meaning in a sweep.
     """
     if site.rows is not None:
-        raise PatchError(f"site {site} names batch rows; a sweep patches every prompt. Use task.select(rows).")
+        raise PatchError(
+            f"site {site} names batch rows; a sweep patches every prompt. Use task.select(rows)."
+        )
     taps = expand(site, model.family, model.traits)
+    _check_subspace(model, task, site)
     columns = columns_of(task)
     wheres, pos_labels = _positions(task, site, columns, direction)
     heads = _heads(model, site)
@@ -94,6 +96,18 @@ def plan_sweep(model: Model, task: PromptPairs, site: Site, direction: str) -> S
         for where in wheres
     )
     return Sweep(site, tuple(axes), labels, cells)
+
+
+def _check_subspace(model: Model, task: PromptPairs, site: Site) -> None:
+    if site.subspace is None:
+        return
+    axis = site.axes[-1]
+    width = task.clean.shape[1] if axis == "src_pos" else getattr(model.traits, axis)
+    width = width if site.neurons is None else max(1, len(site.neurons))
+    if site.subspace.shape[-1] != width:
+        raise PatchError(
+            f"the subspace of {site} has directions of {site.subspace.shape[-1]} entries; the activation has {width}."
+        )
 
 
 def _heads(model: Model, site: Site) -> list[int | None]:
@@ -141,4 +155,3 @@ def _position_labels(task: PromptPairs, n: int, direction: str) -> tuple[str, ..
         return tuple(texts[longest][:n])
     tokens = task.corrupted if direction == "denoise" else task.clean
     return tuple(str(int(t)) for t in tokens[longest][task.mask[longest]])
-

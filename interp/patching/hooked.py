@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -16,6 +17,7 @@ from tqdm.auto import tqdm
 
 from interp.models.capture import head_results, split_heads
 from interp.models.hooks import Edit, HookEdit, installed_edits
+from interp.models.intervene import attn_out_for
 from interp.models.model import Model
 from interp.models.sites import Tap, tap
 from interp.patching.budget import halve_on_out_of_memory
@@ -46,7 +48,7 @@ def run_hooked(
     with tqdm(total=len(groups), desc="patch", unit="site", disable=not progress) as bar, torch.no_grad():
         chunks = halve_on_out_of_memory(groups, max(1, rows_per_forward // len(task)))
         for chunk in chunks:
-            scores = chunks.attempt(lambda c=chunk: _run_chunk(model, task, base, c, replacement, readout))
+            scores = chunks.attempt(partial(_run_chunk, model, task, base, chunk, replacement, readout))
             if scores is not None:
                 found.append(scores.cpu())
                 bar.update(len(chunk))
@@ -101,8 +103,8 @@ def _edits_at(
         return write(split_heads(value, tap)).reshape(value.shape)
 
     def through_attn_out(value: Tensor) -> Tensor:
-        resid_mid = read.pop("base") + value
-        return value + (write(resid_mid) - resid_mid)
+        base = read.pop("base")
+        return attn_out_for(write(base + value), base, value)
 
     def through_o(value: Tensor) -> Tensor:
         result = head_results(model, split_heads(read.pop("z"), tap), tap.layer)
@@ -128,13 +130,11 @@ def write_cell(value: Float[Tensor, "batch ..."], source: Float[Tensor, "batch .
     where = cell.where.to(value.device)
     if is_pattern and cell.head is None:
         where = where[:, None]
-    if cell.neurons is not None:
-        neurons = list(cell.neurons)
-        part = torch.where(where[..., None], source[..., neurons], value[..., neurons])
-        value[..., neurons] = part
-        return
-    new = source if cell.subspace is None else within_subspace(value, source, cell.subspace)
-    value.copy_(torch.where(where.view(*where.shape, *[1] * (value.ndim - where.ndim)), new, value))
+    neurons = slice(None) if cell.neurons is None else list(cell.neurons)
+    old, new = value[..., neurons], source[..., neurons]
+    if cell.subspace is not None:
+        new = within_subspace(old, new, cell.subspace)
+    value[..., neurons] = torch.where(where.view(*where.shape, *[1] * (old.ndim - where.ndim)), new, old)
 
 
 def within_subspace(

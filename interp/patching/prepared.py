@@ -48,7 +48,9 @@ class Prepared:
             self.model, self.task, groups, self.replacement, self.readout, self.direction, rows, progress
         ).float()
 
-    def provenance(self, method: str, backend_reason: str | None = None, notes: tuple[str, ...] = ()) -> Provenance:
+    def provenance(
+        self, method: str, backend_reason: str | None = None, notes: tuple[str, ...] = ()
+    ) -> Provenance:
         """How a number made from this was made, up to now."""
         return Provenance(
             model=self.model.name,

@@ -28,7 +28,9 @@ class Readout:
         self._reference: Tensor | None = None
         if metric.needs_reference:
             with torch.no_grad():
-                self._reference = self._reads.gather(model(task.clean, task.attention_mask, keep_columns=self.columns))
+                self._reference = self._reads.gather(
+                    model(task.clean, task.attention_mask, keep_columns=self.columns)
+                )
 
     def score(
         self, logits: Float[Tensor, "row kept d_vocab"], prompts: Int[Tensor, " row"]

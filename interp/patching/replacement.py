@@ -53,7 +53,8 @@ class Replacement:
         per_position = self.kind == "mean-per-position"
         if component in ("pattern", "attn_scores") and not per_position:
             raise PatchError(
-                f"the mean of {component!r} over positions has no meaning; use ablation='mean-per-position', 'zero' or 'resample'."
+                f"the mean of {component!r} over positions has no meaning; use ablation='mean-per-position', "
+                "'zero' or 'resample'."
             )
         means = mean_over(self.reference, Site(component), layer, per_position)
         if not per_position:
@@ -62,7 +63,8 @@ class Replacement:
             means = means.transpose(0, 1)
             if means.shape != own.shape[1:]:
                 raise PatchError(
-                    f"mean patterns need reference prompts of the same length; got {tuple(means.shape)} for {tuple(own.shape)}."
+                    f"mean patterns need reference prompts of the same length; got {tuple(means.shape)} for "
+                    f"{tuple(own.shape)}."
                 )
             return means.expand_as(own)
         at = self.source.columns.positions.to(own.device)
@@ -91,7 +93,9 @@ def build_replacement(
     if ablation not in get_args(Ablation):
         raise PatchError(unknown_name("ablation", str(ablation), get_args(Ablation)))
     if ablation == "resample" and len(task) < 2:
-        raise PatchError("ablation='resample' takes another prompt's activation; the task has a single prompt.")
+        raise PatchError(
+            "ablation='resample' takes another prompt's activation; the task has a single prompt."
+        )
     if ablation == "resample" and len(set(task.lengths.tolist())) > 1:
         raise PatchError(
             "ablation='resample' takes another prompt's activation at the same position; prompts of unequal length "

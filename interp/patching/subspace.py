@@ -19,6 +19,8 @@ from torch import Tensor
 
 from interp.errors import PatchError
 from interp.models.model import Model
+from interp.models.norms import norm_gain
+from interp.models.traits import NormWeights
 from interp.patching.budget import DEFAULT_BUDGET
 from interp.patching.cells import Cell, Sweep, plan_sweep
 from interp.patching.hooked import within_subspace
@@ -67,7 +69,9 @@ def patch_subspace(
     if directions is not None:
         place = place.within(directions)
     if place.subspace is None:
-        raise PatchError(f"patching a subspace of {place} needs directions; give directions=[k, d] or site.within(...).")
+        raise PatchError(
+            f"patching a subspace of {place} needs directions; give directions=[k, d] or site.within(...)."
+        )
     cell = _joint_cell(model, task, place, direction)
     where = {(cell.component, cell.layer)}
     prepared = prepare(model, task, where, direction=direction, metric=metric)
@@ -79,7 +83,9 @@ def patch_subspace(
     return _report(prepared, cell, str(place), row_space, memory_budget, other)
 
 
-def report_subspaces(prepared: Prepared, sweeps: Iterable[Sweep], memory_budget: int) -> dict[str, SubspaceReport]:
+def report_subspaces(
+    prepared: Prepared, sweeps: Iterable[Sweep], memory_budget: int
+) -> dict[str, SubspaceReport]:
     """A report for each layer (and head) of every sweep within a subspace, its positions together."""
     found: dict[str, SubspaceReport] = {}
     for sweep in sweeps:
@@ -99,7 +105,9 @@ def _joint_cell(model: Model, task: PromptPairs, site: Site, direction: str) -> 
     held = site.at("all") if site.positions is None or site.each_position else site
     sweep = plan_sweep(model, task, held, direction)
     if len(sweep.cells) != 1:
-        raise PatchError(f"a subspace patch is made at one layer (and head); {site} covers {len(sweep.cells)}.")
+        raise PatchError(
+            f"a subspace patch is made at one layer (and head); {site} covers {len(sweep.cells)}."
+        )
     return sweep.cells[0]
 
 
@@ -135,17 +143,30 @@ def _readers(model: Model, cell: Cell) -> tuple[str, list[Tensor]]:
     weights = model.weights
     here = weights.layers[cell.layer]
     if cell.component == "mlp_post" and here.W_out is not None:
-        return f"W_out of layer {cell.layer}", [here.W_out]
+        read = here.W_out if cell.neurons is None else here.W_out[list(cell.neurons)]
+        return f"W_out of layer {cell.layer}", [read]
     if cell.component == "z" and cell.head is not None:
         return f"W_O of L{cell.layer}H{cell.head}", [here.W_O[cell.head]]
     if cell.component not in _RESIDUAL:
         return f"{cell.component} itself", []
     after = cell.layer + (cell.component in ("resid_post", "mlp_out"))
-    maps = [weights.W_U]
-    for layer in weights.layers[after:]:
-        maps += [w.movedim(1, 0).flatten(1) for w in (layer.W_Q, layer.W_K, layer.W_V)]
-        maps += [w for w in (layer.W_in, layer.W_gate) if w is not None]
+    own_mlp_only = cell.component in ("resid_mid", "attn_out", "result")
+    maps = _scaled(model, weights.ln_final, [weights.W_U])
+    for number, layer in enumerate(weights.layers[after:], after):
+        if number > cell.layer or not own_mlp_only:
+            heads = (layer.W_Q, layer.W_K, layer.W_V)
+            maps += _scaled(model, layer.ln1, [w.movedim(1, 0).flatten(1) for w in heads])
+        if number > cell.layer or not (own_mlp_only and model.traits.parallel_blocks):
+            maps += _scaled(model, layer.ln2, [w for w in (layer.W_in, layer.W_gate) if w is not None])
+    if cell.component == "result":
+        maps = _scaled(model, here.ln1_post, maps)
     return f"everything read from layer {after} on", maps
+
+
+def _scaled(model: Model, norm: NormWeights | None, maps: Sequence[Tensor]) -> list[Tensor]:
+    """Maps [d, m] that read the activation through a norm, with its gain: a gain of 0 hides a dimension."""
+    gain = norm_gain(norm, model.traits)
+    return [w if isinstance(gain, float) else gain.to(w)[:, None] * w for w in maps]
 
 
 def _parts(cell: Cell, row_space: RowSpace) -> list[Cell | None]:

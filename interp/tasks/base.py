@@ -151,7 +151,7 @@ class PromptPairs:
             corrupted_text=pick(self.corrupted_text),
             clean_str_tokens=pick(self.clean_str_tokens),
             corrupted_str_tokens=pick(self.corrupted_str_tokens),
-            info=pick(self.info) or (),
+            info=pick(self.info or None) or (),
         )
 
     def to(self, device: torch.device | str) -> PromptPairs:

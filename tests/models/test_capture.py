@@ -126,6 +126,23 @@ class TestGradients:
                 found = batched.grads[site][:, row][:, real]
                 torch.testing.assert_close(found, alone.grads[site][:, 0], atol=2e-5, rtol=1e-3)
 
+    @pytest.mark.parametrize("component", ["result", "resid_mid", "z", "attn_out", "pattern"])
+    def test_they_go_back_through_an_edit(self, kind: Specimen, tokens: Tensor, component: str):
+        """Upstream of an edit, the gradient is that of the edited model written out."""
+        if component not in kind.model.components:
+            return
+        probe = torch.zeros(3, 9, 36, dtype=torch.float64, requires_grad=True)
+        edits = {
+            ("resid_pre", 0): lambda value: value + probe,
+            (component, 1): lambda value: value * value.sigmoid(),
+        }
+        (expected,) = torch.autograd.grad(loss_of(kind.naive(tokens, edits=edits)).sum(), probe)
+        squash = interp.apply(Site(component, 1), lambda part: part * part.sigmoid())
+        with interp.intervene(kind.model, squash):
+            cache = interp.capture(kind.model, tokens, "resid_pre", gradients_of=loss_of)
+        error = float((cache.grads["resid_pre"][0] - expected).abs().max() / expected.abs().max())
+        assert error < 2e-4
+
     def test_under_interventions_they_are_of_what_was_left(self, kind: Specimen, tokens: Tensor):
         """Upstream of an edit the gradient goes through it; at a replaced site it stays."""
         with interp.intervene(kind.model, [interp.scale("resid_pre[1]", 0.0), interp.zero("result[1.0]")]):
@@ -292,6 +309,10 @@ class TestParts:
 
     def test_what_was_not_captured(self, gpt2: Specimen, tokens: Tensor):
         cache = interp.capture(gpt2.model, tokens, ["z[1]", "resid_pre@END", "mlp_post[0].n3"])
+        only_row = interp.capture(gpt2.model, tokens, "z[1]#1")
+        for name in ("z[1]", "z[1]#0", "z[1.2]"):
+            assert name not in only_row
+        assert torch.equal(only_row["z[1.2]#1"], cache["z[1.2]"][1:2])
         for name in ("z", "z[0]", "q", "resid_pre", "resid_pre@3", "mlp_post[0]", "mlp_post[0].n4"):
             assert name not in cache
             with pytest.raises(

@@ -15,6 +15,7 @@ from torch import Tensor
 
 import interp
 from interp.errors import InterventionError, SiteError
+from interp.models.intervene import attn_out_for
 from interp.models.interventions import Intervention, other_rows
 from interp.types import HEAD_COMPONENTS, NEURON_COMPONENTS, PATTERN_COMPONENTS, Site, Span
 
@@ -226,6 +227,24 @@ def test_texts_and_masks_are_followed(gpt2: Specimen):
             alone = given.tokens[row][given.real[row]][None]
             expected = _final(gpt2, alone, [interp.zero("resid_pre[1]@-1")])[0]
             torch.testing.assert_close(batched[row][given.real[row]], expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_attn_out_for_a_resid_mid():
+    """The sum is the one asked for; what is unchanged keeps its bits, and a zero is a zero."""
+    generator = torch.Generator().manual_seed(6)
+    sizes = 10.0 ** torch.linspace(-6, 4, 40)[:, None, None]
+    base = torch.randn(40, 5, 3, generator=generator, requires_grad=True)
+    attn = (torch.randn(40, 5, 3, generator=generator) * sizes).requires_grad_()
+    mid = base + attn
+    wanted = torch.where(torch.tensor([True, False, False])[:, None].expand(5, 3, 3)[:, :, 0], mid, 0 * mid)
+    out = attn_out_for(wanted, base, attn)
+    assert torch.equal(out[..., 0], attn[..., 0])
+    assert (base + out)[..., 1:].abs().max() == 0
+    weight = torch.randn(40, 5, 3, generator=generator)
+    grads = torch.autograd.grad(((base + out) * weight).sum(), [base, attn])
+    expected = torch.autograd.grad((wanted * weight).sum(), [base, attn])
+    for found, other in zip(grads, expected, strict=True):
+        torch.testing.assert_close(found, other)
 
 
 def test_resample_takes_another_row_each_once():

@@ -57,6 +57,19 @@ def test_same_seed_trains_the_same_model_and_leaves_the_global_seed_alone(name: 
     assert [step for step, *_ in cards["a"].curve] == [2, 3]
 
 
+def test_the_number_of_threads_changes_nothing_and_is_given_back(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            train.train_bundled("mix-4l", tmp_path / str(threads), steps=2, heldout_n=24, progress=False)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    one, two = (load_file(tmp_path / str(threads) / "model.safetensors") for threads in (1, 2))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
 def test_training_lowers_the_loss_and_moves_every_parameter(tmp_path: Path) -> None:
     card = train.train_bundled("induction-2l", tmp_path, steps=30, heldout_n=24, progress=False)
     first, last = card.curve[0][1], card.curve[-1][1]

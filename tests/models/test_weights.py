@@ -48,6 +48,15 @@ def test_every_parameter_is_in_the_weights(kind: Specimen):
     assert sum(p.numel() for p in parameters) == in_bare
 
 
+def test_nothing_else_learns(tokens: Tensor):
+    """TransformerLens adds a bias to the output map; training whatever the module holds leaves it alone."""
+    model = interp.load_model(make_bare("llama"))
+    model(tokens)[:, -1].log_softmax(-1)[:, 3].sum().backward()
+    ours = {id(parameter) for parameter in model.parameters()}
+    others = [parameter for parameter in model.module.parameters() if id(parameter) not in ours]
+    assert all(parameter.grad is None for parameter in others)
+
+
 def test_outputs_follow_from_the_weights(kind: Specimen, tokens: Tensor):
     """attn_out from z and W_O, mlp_out from mlp_post and W_out: what attributions are built on."""
     model = kind.model

@@ -18,9 +18,19 @@ DATA = (
     "(`interp.tasks.lexicon.is_heldout_pair`). Every name, noun and year is trained on."
 )
 
-TOLERANCE = {"accuracy": 0.03, "prob_diff": 0.06, "score": 0.15, "loss": 0.05, "logit_diff": 2.0}
-"""How far a rerun of the same seed may end from a figure, by the end of the figure's name: another
-machine or another number of threads adds in another order, and training amplifies it."""
+LEARNED = 0.95
+"""An accuracy from here on is a skill the model has; below, chance has a larger part in it."""
+
+TOLERANCE = {
+    "learned accuracy": 0.04,
+    "other accuracy": 0.2,
+    "prob_diff": 0.1,
+    "score": 0.1,
+    "logit_diff": 5.0,
+    "loss": 0.5,
+}
+"""How far the same seed may end from a figure on another kind of CPU or another version of PyTorch:
+rounding differs there, and training amplifies it."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +43,6 @@ class Card:
     seed: int
     command: str
     minutes: float
-    threads: int
     versions: dict[str, str]
     recipe: dict[str, Any]
     curve: list[list[float]]
@@ -50,9 +59,9 @@ class Card:
 
 def tolerance_of(card: Card, figure: str) -> float:
     """How far from a held-out figure a rerun may end."""
-    if figure.startswith("loss"):
-        return card.tolerance["loss"]
-    return next(value for ending, value in card.tolerance.items() if figure.endswith(ending))
+    if figure.endswith("accuracy"):
+        return card.tolerance["learned accuracy" if card.heldout[figure] >= LEARNED else "other accuracy"]
+    return next(value for part, value in card.tolerance.items() if part in figure)
 
 
 def write_card(card: Card, folder: Path) -> None:
@@ -83,15 +92,15 @@ def _render(card: Card) -> str:
     rows = [
         f"# {card.name}",
         card.description,
-        f"{card.parameters:,} parameters, fp32. Seed {card.seed}. Trained in {card.minutes:.1f} minutes on "
-        f"{card.threads} CPU threads with",
+        f"{card.parameters:,} parameters, fp32. Seed {card.seed}. Trained in {card.minutes:.1f} minutes on one "
+        "CPU thread with",
         f"    {card.command}",
         "## Data",
         f"{card.data} {mix}",
         f"{card.recipe['steps']} steps of {card.recipe['batch']} rows of {card.recipe['length']} tokens.",
         f"## Held out ({card.heldout_n} sentences of each kind, seed {card.heldout_seed})",
         _table(("figure", "value", "a rerun may differ by"), _heldout_rows(card)),
-        "The same seed gives the same weights on the same machine, versions and number of threads; the last "
+        "On the same kind of CPU and the same versions the same seed gives the same weights, bit for bit; the last "
         "column is for reruns elsewhere.",
         "## Induction score of every head",
         _table(

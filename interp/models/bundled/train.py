@@ -45,7 +45,8 @@ def train_bundled(
     ``steps`` shortens the recipe's run (the schedule with it); ``heldout_n`` is the number of
     sentences behind each held-out figure. Nothing is written to ``out`` before training and
     evaluation have ended, so an interrupted run leaves it as it was. The global random state is
-    neither read nor changed.
+    neither read nor changed. PyTorch is held to one thread meanwhile: sums in another order would
+    give another model.
 
     Raises :class:`ModelError` for an unknown name or fewer than one step.
     """
@@ -55,7 +56,7 @@ def train_bundled(
             raise ModelError(f"training takes at least 1 step; got steps={steps}.")
         recipe = replace(recipe, steps=steps)
     started = time.perf_counter()
-    with _staging(Path(out)) as folder:
+    with _staging(Path(out)) as folder, _one_thread():
         model, curve = _fit(recipe, seed, folder, progress)
         card = Card(
             name=name,
@@ -69,7 +70,6 @@ def train_bundled(
             heldout_seed=HELDOUT_SEED,
             induction_scores=[[round(s, 4) for s in row] for row in measure_induction(model)[0].tolist()],
             minutes=round((time.perf_counter() - started) / 60, 2),
-            threads=torch.get_num_threads(),
             versions={package: version(package) for package in ("torch", "transformers")},
             recipe=recipe.describe(),
             curve=curve,
@@ -78,6 +78,17 @@ def train_bundled(
         build_world_tokenizer(recipe.n_ctx).save_pretrained(folder)
         write_card(card, folder)
     return card
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Hold PyTorch to one thread, and give it back the number it had."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @contextmanager

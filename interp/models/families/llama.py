@@ -6,7 +6,6 @@ keys) differ in traits and a few extra weights only, so they share the reader.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from interp.models.families.base import (
@@ -122,14 +121,14 @@ def _layer(params: Parameters, traits: Traits, layer: int) -> LayerWeights:
     )
 
 
-def _llama_norms(params: Parameters, name: str) -> Mapping[str, NormWeights | None]:
+def _llama_norms(params: Parameters, name: str) -> dict[str, Any]:
     return {
         "ln1": _norm(params, f"{name}.input_layernorm"),
         "ln2": _norm(params, f"{name}.post_attention_layernorm"),
     }
 
 
-def _gemma2_norms(params: Parameters, name: str) -> Mapping[str, NormWeights | None]:
+def _gemma2_norms(params: Parameters, name: str) -> dict[str, Any]:
     return {
         "ln1": _norm(params, f"{name}.input_layernorm"),
         "ln1_post": _norm(params, f"{name}.post_attention_layernorm"),

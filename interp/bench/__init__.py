@@ -1,0 +1,1 @@
+"""Benchmarks: commands that measure this package against its peers, on speed and on agreement."""

@@ -1,0 +1,81 @@
+"""From options on the command line to a device, a model and a task."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from interp.errors import ModelError, TaskError
+
+if TYPE_CHECKING:
+    import torch
+
+    from interp.models import Model
+    from interp.tasks import PromptPairs
+
+
+def check_device(name: str | None) -> torch.device | None:
+    """The device of that name. Raises :class:`ModelError` for one that is unknown or not here."""
+    if name is None:
+        return None
+    import torch
+
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    # what an absent backend raises depends on how torch was built
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(
+            f"device {name!r} cannot be used: {reason} Try 'cpu', or 'cuda' on a machine with a GPU."
+        ) from error
+    if device.type == "meta":
+        raise ModelError("device 'meta' holds no numbers; use 'cpu' or 'cuda'.")
+    return device
+
+
+def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """``["template=ABBA", "n_items=3"]`` as keywords; a value that reads as JSON is taken as such.
+
+    Raises :class:`TaskError` for an entry without ``=`` or one given twice.
+
+    >>> parse_options(["template=ABBA", "names=[\\"Ann\\", \\"Bob\\"]"])
+    {'template': 'ABBA', 'names': ['Ann', 'Bob']}
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        key = key.strip().replace("-", "_")
+        if not equals or not key:
+            raise TaskError(f"a task option is written key=value, such as template=ABBA; got {pair!r}.")
+        if key in found:
+            raise TaskError(f"the task option {key!r} was given twice.")
+        try:
+            found[key] = json.loads(value)
+        except json.JSONDecodeError:
+            found[key] = value
+    return found
+
+
+def load_quietly(name: str, device: torch.device | None = None, progress: bool = True) -> Model:
+    """Load a model; ``progress=False`` silences the bars that transformers draws."""
+    import transformers
+
+    from interp.models import load_model
+
+    if not progress:
+        transformers.utils.logging.disable_progress_bar()
+    return load_model(name, device=device)
+
+
+def load_prompts(
+    model: Model, task: str | None, file: Path | None, n: int | None, seed: int, options: dict[str, Any]
+) -> PromptPairs:
+    """The named task, or the user's own from a file. Raises as :mod:`interp.tasks` does."""
+    from interp import tasks
+
+    if file is not None:
+        return tasks.from_file(model, file, n=n, **options)
+    return tasks.load(task or "ioi", model, 32 if n is None else n, seed, **options)

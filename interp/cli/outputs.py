@@ -1,0 +1,105 @@
+"""Result files: which kind an ending means, and writing each."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from interp.errors import ExportError, unknown_name
+
+if TYPE_CHECKING:
+    from interp.results import AblationCheck, PatchScores
+
+KINDS = {
+    ".html": "report",
+    ".htm": "report",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".safetensors": "scores",
+}
+
+
+def check_outputs(paths: Sequence[Path], **given: Path | None) -> list[Path]:
+    """All output files, each known to be writable; ``given`` are those named by an option of a kind.
+
+    Raises :class:`ExportError` for an ending that says no kind, or another than its option's, for a
+    file named twice, and for a place that cannot be written to.
+    """
+    from interp.reports import check_writable
+
+    named = {kind: path for kind, path in given.items() if path is not None}
+    for kind, path in named.items():
+        if KINDS.get(path.suffix.lower()) != kind:
+            endings = " or ".join(ending for ending, meant in KINDS.items() if meant == kind)
+            raise ExportError(f"--{kind} writes a file that ends in {endings}; got {str(path)!r}.")
+    every = [*paths, *named.values()]
+    for path in every:
+        if path.suffix.lower() not in KINDS:
+            raise ExportError(f"cannot write {str(path)!r}: {unknown_name('ending', path.suffix, KINDS)}")
+        check_writable(path)
+    twice = {str(path) for path in every if [p.absolute() for p in every].count(path.absolute()) > 1}
+    if twice:
+        raise ExportError(f"an output file was named twice: {', '.join(sorted(twice))}.")
+    return every
+
+
+def write_scores(path: Path, scores: PatchScores, ablation: AblationCheck | None = None) -> Path:
+    """Write scores in the kind that the ending of ``path`` means.
+
+    Raises :class:`ExportError` when the file cannot be written.
+    """
+    from interp.reports import patching_report, write_atomically
+
+    kind = KINDS[path.suffix.lower()]
+    if kind == "report":
+        return patching_report(scores, path, ablation=ablation)
+    if kind == "json":
+        return write_atomically(path, json.dumps(scores_to_json(scores), indent=1, allow_nan=False) + "\n")
+    if kind == "csv":
+        return write_atomically(path, scores.to_frame().to_csv(index=False))
+    if kind == "parquet":
+        buffer = io.BytesIO()
+        scores.to_frame().to_parquet(buffer, index=False)
+        return write_atomically(path, buffer.getvalue())
+    try:
+        return scores.save(path)
+    except OSError as error:
+        raise ExportError(f"cannot write {str(path)!r}: {error}.") from error
+
+
+def scores_to_json(scores: PatchScores, k: int = 20) -> dict[str, Any]:
+    """Scores as plain lists with their axes and provenance; NaN is ``None``, for JSON has no NaN."""
+    sites = {
+        key: {
+            "component": part.component,
+            "axes": list(part.axes),
+            "labels": {axis: list(part.labels[axis]) for axis in part.axes},
+            "clean": part.clean,
+            "corrupted": part.corrupted,
+            "raw": part.raw.tolist(),
+            "recovered": part.values.tolist(),
+            "effect": scores.effects(key).tolist(),
+        }
+        for key, part in scores.sites.items()
+    }
+    top = [
+        {"name": row.name, "site": row.site, "index": list(row.index), "recovered": row.value, "raw": row.raw}
+        | {"effect": row.effect}
+        for row in scores.top(k)
+    ]
+    document = {"provenance": scores.provenance.to_dict(), "top": top, "sites": sites}
+    plain: dict[str, Any] = _without_nan(document)
+    return plain
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,95 @@
+"""``interp patch``: exact activation patching from the shell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args
+
+import typer
+
+if TYPE_CHECKING:
+    from interp.types import Site
+
+
+def run_patch(
+    model: Annotated[str, typer.Option(help="A bundled name, a folder or a hub id.")] = "mix-4l",
+    task: Annotated[str | None, typer.Option(help="A task's name (interp tasks); ioi by default.")] = None,
+    task_file: Annotated[
+        Path | None,
+        typer.Option(help="Your own pairs: CSV or JSONL with columns clean, corrupted, answer, wrong."),
+    ] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="An option of the task, key=value; may be repeated.")
+    ] = None,
+    sites: Annotated[str, typer.Option(help="Comma-separated, such as z,resid_pre@END.")] = "z,resid_pre",
+    direction: Annotated[str, typer.Option(help="denoise or noise.")] = "denoise",
+    ablation: Annotated[
+        str, typer.Option(help="source, zero, mean, mean-per-position or resample.")
+    ] = "source",
+    metric: Annotated[str | None, typer.Option(help="A metric's name; the task's own by default.")] = None,
+    n: Annotated[int | None, typer.Option(help="Prompt pairs: 32 by default, all of a file.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="Which prompts, and the choices of resample.")] = 0,
+    top: Annotated[int, typer.Option(help="Places in the terminal's table.", min=1)] = 10,
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(help="A result file: .html .json .parquet .csv .safetensors; may be repeated."),
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="As --out, a .json file.")] = None,
+    parquet: Annotated[Path | None, typer.Option(help="As --out, a .parquet file.")] = None,
+    scores: Annotated[Path | None, typer.Option(help="As --out, a .safetensors file.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
+    progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
+) -> None:
+    """Patch the activation at each site and score what becomes of the metric.
+
+    interp patch --model mix-4l --task ioi --sites z,resid_pre --out report.html
+    """
+    from rich.console import Console
+
+    from interp.cli.inputs import check_device, load_prompts, load_quietly, parse_options
+    from interp.cli.outputs import check_outputs, write_scores
+    from interp.cli.tables import print_baselines, print_top
+
+    outputs = check_outputs(out or [], json=json, parquet=parquet, scores=scores)
+    options = parse_options(option or [])
+    where = check_device(device)
+    places = _check_choices(task, task_file, sites, direction, ablation, metric)
+    loaded = load_quietly(model, where, progress)
+
+    from interp.patching import patch
+
+    prompts = load_prompts(loaded, task, task_file, n, seed, options)
+    choices: dict[str, Any] = {"direction": direction, "ablation": ablation, "metric": metric}
+    found = patch(loaded, prompts, places, seed=seed, progress=progress, **choices)
+    console = Console()
+    console.print(found.provenance.summary(), markup=False, highlight=False)
+    print_baselines(console, found)
+    print_top(console, found, top)
+    for note in found.provenance.notes:
+        console.print(f"note: {note}", markup=False, highlight=False)
+    for key, report in found.reports.items():
+        if report.warning:
+            console.print(f"{key}: {report.warning}", markup=False, style="yellow")
+    for path in outputs:
+        written = write_scores(path, found).absolute()
+        console.print(f"Written: [bold]{written}[/]", soft_wrap=True, highlight=False)
+
+
+def _check_choices(
+    task: str | None, task_file: Path | None, sites: str, direction: str, ablation: str, metric: str | None
+) -> list[Site]:
+    """The sites; everything that can be refused before a model is loaded is refused here."""
+    from interp.errors import DataFileError, PatchError, TaskError, unknown_name
+    from interp.tasks import resolve_metric
+    from interp.types import Ablation, Direction, parse_sites
+
+    if task is not None and task_file is not None:
+        raise TaskError("give --task or --task-file, not both.")
+    if task_file is not None and not task_file.is_file():
+        raise DataFileError(f"no file at {str(task_file)!r}.")
+    for kind, got, known in (("direction", direction, Direction), ("ablation", ablation, Ablation)):
+        if got not in get_args(known):
+            raise PatchError(unknown_name(kind, got, get_args(known)))
+    if metric is not None:
+        resolve_metric(metric)
+    return parse_sites(sites)

@@ -1,0 +1,54 @@
+"""``interp quickstart``: the main job, end to end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+MODEL, TASK = "mix-4l", "ioi"
+SITES = ("z", "resid_pre", "attn_out", "mlp_out")
+
+
+def run_quickstart(
+    out: Annotated[Path, typer.Option(help="The report, an HTML file.")] = Path("report.html"),
+    n: Annotated[int, typer.Option(help="Number of prompt pairs.", min=1)] = 32,
+    seed: Annotated[int, typer.Option(help="Which prompts and which random sets.")] = 0,
+    heads: Annotated[int, typer.Option(help="How many of the top heads are ablated together.", min=1)] = 4,
+    progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
+) -> None:
+    """Find where a small transformer keeps the indirect object, and write a report.
+
+    Patches every head, residual stream and sublayer of the bundled model mix-4l on the IOI task,
+    then ablates the strongest heads together beside random sets of as many.
+    """
+    import time
+
+    from rich.console import Console
+
+    from interp.cli.inputs import load_prompts, load_quietly
+    from interp.cli.tables import print_ablation, print_baselines, print_top
+    from interp.reports import patching_report
+    from interp.reports.page import check_html_path
+
+    started = time.perf_counter()
+    check_html_path(out)
+    console = Console()
+    console.print(f"Loading {MODEL} ...")
+    model = load_quietly(MODEL, progress=progress)
+
+    from interp.patching import check_ablation, patch
+
+    prompts = load_prompts(model, TASK, None, n, seed, {})
+    if prompts.clean_text and prompts.corrupted_text:
+        console.print("clean:     " + prompts.clean_text[0], markup=False, highlight=False)
+        console.print("corrupted: " + prompts.corrupted_text[0], markup=False, highlight=False)
+    scores = patch(model, prompts, SITES, direction="denoise", seed=seed, progress=progress)
+    check = check_ablation(model, prompts, scores, k=heads, site="z", seed=seed, progress=progress)
+    print_baselines(console, scores)
+    print_top(console, scores, 8, "z", "Heads that matter (clean head output into the corrupted run)")
+    print_ablation(console, check)
+    written = patching_report(scores, out, ablation=check)
+    seconds = time.perf_counter() - started
+    console.print(f"Report: [bold]{written.absolute()}[/] ({seconds:.0f} s)", soft_wrap=True, highlight=False)
