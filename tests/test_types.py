@@ -157,7 +157,7 @@ def test_what_cannot_be_built(fields: dict[str, Any], message: str):
 
 def test_what_is_no_site_at_all():
     for wrong in (3, None, 1.5, ("z",)):
-        with pytest.raises(SiteError, match="a site is a string like 'z.9.6.' or an interp.Site; got"):
+        with pytest.raises(SiteError, match=r"a site is a string like 'z.9.6.' or an interp.Site; got"):
             parse_sites([wrong])
     with pytest.raises(SiteError, match="no site given"):
         parse_sites([])

@@ -10,6 +10,14 @@ import typer
 if TYPE_CHECKING:
     from interp.models.bundled import BundledModel
 
+HEADLINES = (
+    "ioi_accuracy",
+    "greater_than_prob_diff",
+    "pronouns_accuracy",
+    "agreement_accuracy",
+    "induction_score",
+)
+"""Held-out figures in the list; the card has them all."""
 AS_JSON = typer.Option("--json", help="Print JSON.")
 
 
@@ -31,10 +39,12 @@ def list_models(
     if name is not None:
         console.print(Markdown(found[0]["readme"]))
         return
-    table = Table("name", "what it is", "held out", show_lines=True)
+    table = Table(show_lines=True)
+    for heading, plain in (("name", True), ("what it is", False), ("held out", True)):
+        table.add_column(heading, no_wrap=plain)
     for entry in found:
         figures = entry["card"].get("heldout", {})
-        shown = [f"{key} {value:.3f}" for key, value in figures.items() if not key.startswith("loss_")]
+        shown = [f"{key} {value:.3f}" for key, value in figures.items() if key in HEADLINES]
         table.add_row(
             f"[bold]{entry['name']}[/]", escape(entry["description"]), "\n".join(shown) or "by hand"
         )

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from interp.errors import ModelError, TaskError
+from interp.errors import ModelError, SiteError, TaskError
 
 if TYPE_CHECKING:
     import torch
 
     from interp.models import Model
     from interp.tasks import PromptPairs
+    from interp.types import Site
 
 
 def check_device(name: str | None) -> torch.device | None:
@@ -27,9 +29,9 @@ def check_device(name: str | None) -> torch.device | None:
         torch.empty(0, device=device)
     # what an absent backend raises depends on how torch was built
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].rstrip(".")
         raise ModelError(
-            f"device {name!r} cannot be used: {reason} Try 'cpu', or 'cuda' on a machine with a GPU."
+            f"device {name!r} cannot be used: {reason}. Try 'cpu', or 'cuda' on a machine with a GPU."
         ) from error
     if device.type == "meta":
         raise ModelError("device 'meta' holds no numbers; use 'cpu' or 'cuda'.")
@@ -59,15 +61,44 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def split_sites(text: str) -> list[Site]:
+    """Sites from a comma-separated list, whose sites may hold commas of their own.
+
+    A comma outside brackets begins a new site unless a position, neuron or row can follow it. Raises
+    :class:`SiteError` as :func:`interp.types.parse_sites`.
+
+    >>> [str(site) for site in split_sites("z[1.0,2.3]@S1,END, resid_pre#0,2")]
+    ['z[1.0]@S1,END', 'z[2.3]@S1,END', 'resid_pre#0,2']
+    """
+    from interp.types import COMPONENT_AXES, parse_sites
+
+    found: list[str] = []
+    for piece in (part.strip() for part in re.split(r",(?![^\[]*\])", text)):
+        name = re.match(r"\w*", piece)
+        starts = name is not None and name[0] in COMPONENT_AXES
+        if found and not starts and re.search(r"[@#]|\.n|:latent", found[-1]):
+            found[-1] += f",{piece}"
+        else:
+            found.append(piece)
+    if not all(found):
+        raise SiteError(f"sites are written like 'z,resid_pre@END'; got {text!r}.")
+    return parse_sites(found)
+
+
 def load_quietly(name: str, device: torch.device | None = None, progress: bool = True) -> Model:
     """Load a model; ``progress=False`` silences the bars that transformers draws."""
     import transformers
 
     from interp.models import load_model
 
-    if not progress:
-        transformers.utils.logging.disable_progress_bar()
-    return load_model(name, device=device)
+    bars = transformers.utils.logging
+    if progress or not bars.is_progress_bar_enabled():
+        return load_model(name, device=device)
+    bars.disable_progress_bar()
+    try:
+        return load_model(name, device=device)
+    finally:
+        bars.enable_progress_bar()
 
 
 def load_prompts(

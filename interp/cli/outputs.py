@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from interp.errors import ExportError, unknown_name
 
 if TYPE_CHECKING:
-    from interp.results import AblationCheck, PatchScores
+    from interp.results import PatchScores
+    from interp.tasks import PromptPairs
 
 KINDS = {
     ".html": "report",
@@ -48,7 +49,7 @@ def check_outputs(paths: Sequence[Path], **given: Path | None) -> list[Path]:
     return every
 
 
-def write_scores(path: Path, scores: PatchScores, ablation: AblationCheck | None = None) -> Path:
+def write_scores(path: Path, scores: PatchScores, prompts: PromptPairs) -> Path:
     """Write scores in the kind that the ending of ``path`` means.
 
     Raises :class:`ExportError` when the file cannot be written.
@@ -57,7 +58,7 @@ def write_scores(path: Path, scores: PatchScores, ablation: AblationCheck | None
 
     kind = KINDS[path.suffix.lower()]
     if kind == "report":
-        return patching_report(scores, path, ablation=ablation)
+        return patching_report(scores, path, prompts=prompts)
     if kind == "json":
         return write_atomically(path, json.dumps(scores_to_json(scores), indent=1, allow_nan=False) + "\n")
     if kind == "csv":

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import Annotated, Any, get_args
 
 import typer
-
-if TYPE_CHECKING:
-    from interp.types import Site
 
 
 def run_patch(
@@ -46,14 +43,15 @@ def run_patch(
     """
     from rich.console import Console
 
-    from interp.cli.inputs import check_device, load_prompts, load_quietly, parse_options
+    from interp.cli.inputs import check_device, load_prompts, load_quietly, parse_options, split_sites
     from interp.cli.outputs import check_outputs, write_scores
     from interp.cli.tables import print_baselines, print_top
 
     outputs = check_outputs(out or [], json=json, parquet=parquet, scores=scores)
     options = parse_options(option or [])
     where = check_device(device)
-    places = _check_choices(task, task_file, sites, direction, ablation, metric)
+    places = split_sites(sites)
+    _check_choices(task, task_file, direction, ablation, metric)
     loaded = load_quietly(model, where, progress)
 
     from interp.patching import patch
@@ -71,17 +69,17 @@ def run_patch(
         if report.warning:
             console.print(f"{key}: {report.warning}", markup=False, style="yellow")
     for path in outputs:
-        written = write_scores(path, found).absolute()
-        console.print(f"Written: [bold]{written}[/]", soft_wrap=True, highlight=False)
+        written = write_scores(path, found, prompts).absolute()
+        console.print(f"Written: {written}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _check_choices(
-    task: str | None, task_file: Path | None, sites: str, direction: str, ablation: str, metric: str | None
-) -> list[Site]:
-    """The sites; everything that can be refused before a model is loaded is refused here."""
+    task: str | None, task_file: Path | None, direction: str, ablation: str, metric: str | None
+) -> None:
+    """Refuse what can be refused before a model is loaded."""
     from interp.errors import DataFileError, PatchError, TaskError, unknown_name
     from interp.tasks import resolve_metric
-    from interp.types import Ablation, Direction, parse_sites
+    from interp.types import Ablation, Direction
 
     if task is not None and task_file is not None:
         raise TaskError("give --task or --task-file, not both.")
@@ -92,4 +90,3 @@ def _check_choices(
             raise PatchError(unknown_name(kind, got, get_args(known)))
     if metric is not None:
         resolve_metric(metric)
-    return parse_sites(sites)

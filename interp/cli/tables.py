@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -12,11 +13,16 @@ if TYPE_CHECKING:
     from interp.results import AblationCheck, PatchScores
 
 
+_BAR = 10
+"""Characters of the longest bar."""
+
+
 def print_baselines(console: Console, scores: PatchScores) -> None:
     """One line: what the metric is in the clean and in the corrupted run."""
     first = next(iter(scores.sites.values()))
-    metric = escape(scores.provenance.metric or "metric")
-    console.print(f"{metric}: clean [bold]{first.clean:.3f}[/], corrupted [bold]{first.corrupted:.3f}[/]")
+    console.print(
+        f"{escape(_metric(scores))}: clean [bold]{first.clean:.3f}[/], corrupted [bold]{first.corrupted:.3f}[/]"
+    )
 
 
 def print_top(
@@ -24,28 +30,31 @@ def print_top(
 ) -> None:
     """The ``k`` places of largest effect, over all sites or one of them, with a bar for each."""
     rows = scores.top(k, site)
-    table = Table(title=title or None, title_justify="left", title_style="bold")
-    table.add_column("place", no_wrap=True)
-    table.add_column("site")
-    table.add_column("recovered", justify="right")
-    table.add_column("effect", justify="right")
-    table.add_column(escape(f"{scores.provenance.metric or 'metric'} after"), justify="right")
-    table.add_column("")
+    if title:
+        console.print(title, style="bold", markup=False)
+    several, noise = len({row.site for row in rows}) > 1, scores.direction == "noise"
+    # denoised, the effect is the recovered score itself
+    headings = ["place", *["site"] * several, "recovered", *["effect"] * noise, _metric(scores), ""]
+    table = Table(box=SIMPLE_HEAD)
+    for heading in headings:
+        is_text = heading in ("place", "site", "")
+        table.add_column(escape(heading), no_wrap=True, justify="left" if is_text else "right")
     largest = max((abs(row.effect) for row in rows if row.effect == row.effect), default=0.0)
     for row in rows:
         share = abs(row.effect) / largest if largest and row.effect == row.effect else 0.0
-        bar = f"[{'blue' if row.effect > 0 else 'red'}]{'█' * round(16 * share)}[/]"
-        numbers = (f"{row.value:.3f}", f"{row.effect:+.3f}", f"{row.raw:.3f}")
-        table.add_row(escape(row.name), escape(row.site), *numbers, bar)
+        bar = f"[{'blue' if row.effect > 0 else 'red'}]{'█' * round(_BAR * share)}[/]"
+        numbers = [f"{row.value:.3f}", *[f"{row.effect:+.3f}"] * noise, f"{row.raw:.3f}"]
+        table.add_row(escape(row.name), *[escape(row.site)] * several, *numbers, bar)
     console.print(table)
 
 
 def print_ablation(console: Console, check: AblationCheck) -> None:
     """The chosen set and the random ones, against both runs."""
-    title = f"Ablated together in the clean run ({check.provenance.ablation})"
-    table = Table(title=title, title_justify="left", title_style="bold")
+    kind = f" ({check.provenance.ablation})" if check.provenance.ablation else ""
+    console.print(f"Ablated together in the clean run{kind}", style="bold", markup=False)
+    table = Table(box=SIMPLE_HEAD)
     table.add_column("run")
-    table.add_column(escape(check.provenance.metric or "metric"), justify="right")
+    table.add_column(escape(_metric(check)), justify="right")
     table.add_column("recovered", justify="right")
     random = check.random_recovered
     rows = (
@@ -62,3 +71,7 @@ def print_ablation(console: Console, check: AblationCheck) -> None:
         table.add_row(escape(name), f"{metric:.3f}", f"{recovered:.3f}")
     console.print(table)
     console.print(f"{check.random_as_strong:.0%} of the random sets move the metric as far.")
+
+
+def _metric(record: PatchScores | AblationCheck) -> str:
+    return record.provenance.metric or "metric"

@@ -32,4 +32,5 @@ def train_model(
         table.add_row(figure, f"{value:.4f}")
     console = Console()
     console.print(table)
-    console.print(f"Written: [bold]{out.absolute()}[/] ({card.minutes:.1f} min)", soft_wrap=True)
+    console.print(f"Took {card.minutes:.1f} min.", highlight=False)
+    console.print(f"Written: {out.absolute()}", soft_wrap=True, highlight=False, markup=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -53,12 +53,11 @@ class PromptBatch:
         task = None if self.task is None else self.task.select(range(len(self))[part])
         return PromptBatch(self.tokens[part], mask, labels, task, self.run)
 
-    def split(self, size: int) -> Iterator[PromptBatch]:
+    def split(self, size: int) -> list[PromptBatch]:
         """Batches of at most ``size`` prompts. Raises :class:`LensError` for ``size`` below 1."""
         if size < 1:
             raise LensError(f"batch_size must be at least 1; got {size}.")
-        for start in range(0, len(self), size):
-            yield self.rows(start, start + size)
+        return [self.rows(start, start + size) for start in range(0, len(self), size)]
 
     def chosen_columns(
         self, where: Where | None

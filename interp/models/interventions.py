@@ -257,11 +257,12 @@ def mean_over(cache: ActivationCache, site: Site, layer: int, per_position: bool
     if not per_position:
         return value[real].mean(0)
     at, n = columns.positions.to(value.device)[real], int(columns.prompt.lengths.max())
-    total = torch.zeros(n, *value.shape[2:], dtype=value.dtype, device=value.device).index_add_(
-        0, at, value[real]
-    )
-    count = torch.bincount(at, minlength=n).to(value)
-    return total / count.view(-1, *[1] * (total.ndim - 1))
+    # a sum of many half-precision numbers would stop growing
+    wide = torch.promote_types(value.dtype, torch.float32)
+    total = torch.zeros(n, *value.shape[2:], dtype=wide, device=value.device)
+    total.index_add_(0, at, value[real].to(wide))
+    count = torch.bincount(at, minlength=n).to(total)
+    return (total / count.view(-1, *[1] * (total.ndim - 1))).to(value.dtype)
 
 
 def _read(source: Source, part: Tensor, place: Place, kind: str) -> tuple[Tensor, Tensor | None]:

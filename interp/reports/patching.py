@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 from interp.reports.page import Section, Table, write_report
 from interp.results import AblationCheck, PatchScores, Provenance
+from interp.tasks import PromptPairs
 
+_SHOWN = 5
+"""Prompts in a report."""
 _DIRECTIONS = {
     "denoise": "Clean activations were put into the corrupted run, one site at a time. A recovered score of 1 "
     "means that the site alone brings the metric back to the clean run's; 0 means that it does nothing.",
@@ -20,21 +24,22 @@ def patching_report(
     scores: PatchScores,
     path: str | Path,
     *,
+    prompts: PromptPairs | None = None,
     ablation: AblationCheck | None = None,
     title: str | None = None,
     k: int = 15,
 ) -> Path:
     """Write patching scores as one self-contained HTML file, and return its path.
 
-    It holds the baselines, the ``k`` sites of the largest effect, a figure for each component (the
-    residual stream and the sublayers share one), subspace reports, the ablation check where one is
-    given, and the provenance. Raises :class:`~interp.errors.ExportError` as :func:`write_report` does.
+    It holds the baselines, a few of ``prompts`` where they are given, the ``k`` sites of the largest
+    effect, maps of every site, subspace reports, the ablation check where one is given, and the
+    provenance. Raises :class:`~interp.errors.ExportError` as :func:`write_report` does.
     """
     made = scores.provenance
-    sections = [_summary(scores), _top_sites(scores, k)]
+    sections = [_summary(scores, prompts), _top_sites(scores, k)]
+    sections.append(Section("Maps", figures=(scores.plot(),)))
     if ablation is not None:
         sections.append(_ablation(ablation))
-    sections.append(Section("Maps", figures=(scores.plot(),)))
     sections += [_subspace(key, scores) for key in scores.reports]
     sections.append(_provenance(made, ablation))
     return write_report(
@@ -42,20 +47,20 @@ def patching_report(
         title or f"Activation patching: {made.task or 'custom task'} on {made.model}",
         sections,
         subtitle=made.summary(),
-        footer=f"Written by interp {made.versions.get('interp', '')}. Every number is in the provenance's units.",
+        footer="Written by interp.",
     )
 
 
-def _summary(scores: PatchScores) -> Section:
-    # metrics do not depend on the site, but a subspace or label may be scored on its own baseline
+def _summary(scores: PatchScores, prompts: PromptPairs | None) -> Section:
     first = next(iter(scores.sites.values()))
-    rows = (
-        ("clean run", first.clean),
-        ("corrupted run", first.corrupted),
-        ("gap", first.clean - first.corrupted),
-    )
-    table = Table(("baseline", scores.provenance.metric or "metric"), rows)
-    return Section("What was done", (_DIRECTIONS[scores.direction],), (table,))
+    gap = first.clean - first.corrupted
+    rows = (("clean run", first.clean), ("corrupted run", first.corrupted), ("gap", gap))
+    tables = [Table(("baseline", scores.provenance.metric or "metric"), rows)]
+    if prompts is not None and prompts.clean_text and prompts.corrupted_text:
+        texts = zip(prompts.clean_text, prompts.corrupted_text, strict=True)
+        columns = ("clean prompt", "corrupted prompt")
+        tables.append(Table(columns, tuple(islice(texts, _SHOWN))))
+    return Section("What was done", (_DIRECTIONS[scores.direction],), tuple(tables))
 
 
 def _top_sites(scores: PatchScores, k: int) -> Section:
@@ -75,7 +80,7 @@ def _ablation(check: AblationCheck) -> Section:
         ("corrupted run", check.corrupted, 0.0),
     )
     text = (
-        f"The strongest {len(check.names)} were ablated together in the clean run "
+        f"{', '.join(check.names)} were ablated together in the clean run "
         f"({check.provenance.ablation}), beside as many others drawn at random. "
         f"{check.random_as_strong:.0%} of the random sets move the metric as far as the chosen set."
     )
@@ -93,10 +98,10 @@ def _provenance(made: Provenance, ablation: AblationCheck | None) -> Section:
     fields = {name: value for name, value in made.to_dict().items() if name not in ("notes", "versions")}
     rows = [(name.replace("_", " "), _plain(value)) for name, value in fields.items() if value is not None]
     rows += [("note", note) for note in made.notes]
-    if ablation is not None:
-        rows += [("note on the ablation", note) for note in ablation.provenance.notes]
+    more = () if ablation is None else ablation.provenance.notes
+    rows += [("note on the ablation", note) for note in more if note not in made.notes]
     rows += list(made.versions.items())
-    return Section("Provenance", tables=(Table(("", "value"), tuple(rows)),))
+    return Section("Provenance", tables=(Table(("field", "value"), tuple(rows)),))
 
 
 def _plain(value: object) -> str:

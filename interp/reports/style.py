@@ -18,7 +18,7 @@ section { background: white; border: 1px solid var(--line); border-radius: 6px;
           padding: 20px 24px; margin: 0 0 20px; }
 section p { max-width: 86ch; margin: 0 0 12px; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 14px; }
+table { border-collapse: collapse; font-size: 14px; margin: 0 0 14px; }
 th { background: var(--head); font-weight: 600; }
 th, td { padding: 5px 14px; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 from model_zoo import Specimen, make_bare
+from tiny_models import make_hf_model
 from word_tokenizer import make_tokenizer
 
 import interp
-from interp.errors import LensError
+from interp.errors import LensError, TaskError
 from interp.lenses import head_roles
 from interp.tasks import from_tokens
 
@@ -131,6 +132,10 @@ def test_a_task_with_one_of_the_labels_brings_one_role(gpt2: Specimen, make_prom
     ]
 
 
+def with_few_tokens() -> Any:
+    return interp.load_model(make_hf_model("gpt2", d_vocab=10))
+
+
 def test_what_has_no_meaning_is_refused(gpt2: Specimen, make_prompts: Any):
     model, task = gpt2.model, make_prompts()
     bare = from_tokens(task.clean, task.corrupted, answers=task.answers, wrong=task.wrong)
@@ -146,3 +151,5 @@ def test_what_has_no_meaning_is_refused(gpt2: Specimen, make_prompts: Any):
         interp.score_heads(model, seq_len=33)
     with pytest.raises(LensError, match="n of at least 1"):
         interp.score_heads(model, n=0)
+    with pytest.raises(TaskError, match="Lower the length"):
+        interp.score_heads(with_few_tokens(), seq_len=10)

@@ -110,7 +110,7 @@ def test_options_of_a_family(family: str, options: dict[str, Any], tokens: Tenso
 
 @pytest.mark.parametrize("option", [{"scale_attn_by_inverse_layer_idx": True}, {"scale_attn_weights": False}])
 def test_options_that_are_refused(option: dict[str, bool]):
-    with pytest.raises(ModelError, match="scaled by 1 / sqrt.d_head. in every layer"):
+    with pytest.raises(ModelError, match=r"scaled by 1 / sqrt.d_head. in every layer"):
         interp.load_model(make_hf_model("gpt2", **option))
 
 

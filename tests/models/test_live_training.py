@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from model_zoo import NAMES, HOOKED, make_bare
+from model_zoo import HOOKED, NAMES, make_bare
 from torch import Tensor
 from torch.nn import functional as F
 

@@ -129,7 +129,7 @@ class TestNames:
         assert "no model 'micr'; did you mean 'micro'?" in str(caught.value)
         assert "planted-gate" in str(caught.value)
         assert "hub failed" in str(caught.value)
-        with pytest.raises(ModelError, match="no model 'somebody/nothing'. It is not a bundled name"):
+        with pytest.raises(ModelError, match=r"no model 'somebody/nothing'. It is not a bundled name"):
             interp.load_model("somebody/nothing")
         with pytest.raises(ModelError, match="not a folder"):
             interp.load_model("./no/such/folder")
@@ -180,7 +180,7 @@ class TestInMemory:
         caplog.set_level(logging.CRITICAL)
         bridge = make_bridge(family)
         bridge.enable_compatibility_mode(disable_warnings=True)
-        with pytest.raises(ModelError, match="has processed weights .* Boot it again and load it raw"):
+        with pytest.raises(ModelError, match=r"has processed weights .* Boot it again and load it raw"):
             interp.load_model(bridge)
 
     def test_a_bridge_in_compatibility_mode_without_processing(self, tokens: Tensor):
@@ -321,5 +321,5 @@ class TestText:
 
     def test_ids_beyond_the_vocabulary(self):
         model = interp.load_model(make_bare("llama"), tokenizer=make_tokenizer(size=60))
-        with pytest.raises(ModelError, match="must lie in 0..52; got 3..58. Was the text tokenised"):
+        with pytest.raises(ModelError, match=r"must lie in 0..52; got 3..58. Was the text tokenised"):
             model("w3 w58")

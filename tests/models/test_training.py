@@ -14,6 +14,7 @@ from interp.bundled_data import data_path
 from interp.errors import DataFileError, ModelError
 from interp.models.bundled import train
 from interp.models.bundled.cards import CARD_FILE, read_card, tolerance_of
+from interp.models.bundled.consistency import measure_consistency
 from interp.models.bundled.corpus import stream_batches
 from interp.models.bundled.evaluate import (
     capture_patterns,
@@ -23,6 +24,8 @@ from interp.models.bundled.evaluate import (
 )
 from interp.models.bundled.recipes import RECIPES, find_recipe
 from interp.models.bundled.tokenizer import build_world_tokenizer
+from interp.tasks.attributes import ATTRIBUTE_WORDS
+from interp.tasks.sentences import STEERABLE
 from interp.tasks.world import BOS, generate_documents, pack_tokens, token_ids
 
 TRAINED = sorted(RECIPES)
@@ -195,6 +198,31 @@ def test_induction_score_is_the_attention_to_the_word_after_the_first_occurrence
     assert accuracy == pytest.approx(sum(right) / len(right))
 
 
+def test_consistency_compares_the_values_words_where_the_value_is_known() -> None:
+    model = fresh_model("mix-4l")
+    documents = list(generate_documents(6, 3, "heldout", ["attributes"]))
+    ids, right, total = token_ids(), 0, 0
+    for document in documents:
+        row = torch.tensor([[ids[BOS], *(ids[word] for word in document.words)]])
+        with torch.no_grad():
+            probabilities = model(row).logits[0].softmax(-1)
+        owners = [s for s in document.sentences for _ in s.words]
+        values = document.values_of("tense")
+        for i, word in enumerate(document.words):
+            place = [s is owners[i] for s in document.sentences].index(True)
+            if place == 0 or document.sentences[place - 1].attributes["tense"] != values[i]:
+                continue
+            if word in ATTRIBUTE_WORDS["tense"][values[i]]:
+                mass = {
+                    value: sum(float(probabilities[i, ids[w]]) for w in words if w in ids)
+                    for value, words in ATTRIBUTE_WORDS["tense"].items()
+                }
+                right += max(mass, key=mass.__getitem__) == values[i]
+                total += 1
+    assert total > 20
+    assert measure_consistency(model, 6, 3)["tense"] == pytest.approx(right / total)
+
+
 def test_patterns_are_read_only_of_models_that_have_them() -> None:
     with pytest.raises(ModelError, match="got Linear"):
         capture_patterns(torch.nn.Linear(2, 2), torch.zeros(1, 2, dtype=torch.long))
@@ -257,6 +285,7 @@ def test_shipped_weights_do_what_their_card_says(name: str) -> None:
         assert min(card.heldout[f"ioi{part}_accuracy"] for part in ("", "_abba", "_baba")) >= 0.95
         assert card.heldout["greater_than_prob_diff"] > 0.5
         assert card.heldout["agreement_accuracy"] >= 0.98
+        assert min(card.heldout[f"{attribute}_accuracy"] for attribute in STEERABLE) > 0.8
 
 
 def test_shipped_tokenizer_and_recipe_are_those_of_the_code() -> None:

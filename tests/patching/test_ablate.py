@@ -48,7 +48,9 @@ def site_of(name: str) -> str:
 
 
 @pytest.mark.parametrize("ablation", ["mean", "mean-per-position", "zero", "source"])
-def test_every_set_equals_interventions_made_together(micro: Model, pairs: PromptPairs, ablation: str) -> None:
+def test_every_set_equals_interventions_made_together(
+    micro: Model, pairs: PromptPairs, ablation: str
+) -> None:
     chosen = ["z[0.0]", "z[1.2]", "mlp_out[1]@all"]
     check = check_ablation(micro, pairs, chosen, n_random=6, ablation=ablation, progress=False)
     assert check.names == ("L0H0", "L1H2", "mlp_out L1")
@@ -74,7 +76,9 @@ def test_every_set_equals_interventions_made_together(micro: Model, pairs: Promp
 def test_another_reference_gives_the_mean(micro: Model, pairs: PromptPairs) -> None:
     other = planted_task("micro", n=5, seed=9)
     found = [
-        check_ablation(micro, pairs, "z[1.0]", n_random=1, ablation="mean", reference=given, progress=False).ablated
+        check_ablation(
+            micro, pairs, "z[1.0]", n_random=1, ablation="mean", reference=given, progress=False
+        ).ablated
         for given in (other, other.clean)
     ]
     with torch.no_grad():

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 import interp
-from interp.models.bundled.planted import PLANTED, PlantedCircuit, load_circuit, planted_task
 from interp.bundled_data import data_path
+from interp.models.bundled.planted import PLANTED, PlantedCircuit, load_circuit, planted_task
 from interp.models.model import Model
 from interp.results import PatchScores
 from interp.tasks.base import PromptPairs
@@ -67,24 +67,19 @@ def test_they_are_found_at_the_planted_positions_only(
     model: Model, circuit: PlantedCircuit, task: PromptPairs, direction: str
 ) -> None:
     sites = ["z@pos", "mlp_out"] if model.traits.d_mlp else ["z@pos"]
-    scores = interp.patch(model, task, sites, direction=direction, progress=False)
-    nothing = scores[sites[0]].corrupted if direction == "denoise" else scores[sites[0]].clean
-    moved_where = torch.zeros(len(task), task.clean.shape[1], dtype=torch.bool)
+    # the first token is <bos> in both prompts, so this patch does nothing
+    scores = interp.patch(model, task, [*sites, "z[1.0]@0"], direction=direction, progress=False)
+    unpatched, positions = scores["z[1.0]@0"].per_prompt, torch.arange(task.clean.shape[1])[:, None, None]
+    moved_at_all = torch.zeros(len(task), dtype=torch.bool)
     for node, where in circuit.positions.items():
-        layer, head = re.fullmatch(r"[am](\d)(?:\.h(\d))?", node).groups()  # type: ignore[union-attr]
-        per_prompt = scores["z@pos" if head else "mlp_out"].per_prompt
-        assert per_prompt is not None
-        part = per_prompt[int(layer)] if head is None else per_prompt[int(layer), int(head)]
-        listed = torch.stack([task.labels[label] for label in where])
-        positions = torch.arange(task.clean.shape[1])
-        elsewhere = (positions[:, None, None] != listed).all(1)
-        base = interp.patch(model, task, "z[1.0]@0", direction=direction, progress=False)["z"].per_prompt
-        # the first token is <bos> in both prompts, so that patch does nothing
-        moved = (part - base).abs()
-        assert float(moved[elsewhere].max()) < 1e-4, node
-        assert float(moved[~elsewhere].max()) > 0.05 * abs(scores[sites[0]].clean - nothing or 1), node
-        moved_where |= (moved > 0.1).T
-    assert bool(moved_where.any(1).all()), "some pair was moved by no planted part at all"
+        entries = scores["z@pos" if "h" in node else "mlp_out"].per_prompt
+        assert entries is not None and unpatched is not None
+        moved = (entries[tuple(map(int, re.findall(r"\d", node)))] - unpatched).abs()
+        listed = (positions == torch.stack([task.labels[label] for label in where])).any(1)
+        assert float(moved[~listed].max()) < NOTHING, node
+        assert float(moved[listed].max()) > 1, node
+        moved_at_all |= (moved > 1).any(0)
+    assert bool(moved_at_all.all()), "some pair is moved by no planted part"
 
 
 @pytest.mark.parametrize("direction", ["denoise", "noise"])
@@ -94,7 +89,9 @@ def test_exactly_the_planted_neurons_are_found(
     if not model.traits.d_mlp:
         assert not circuit.neurons
         return
-    effects = interp.patch(model, task, "mlp_post.n*", direction=direction, progress=False).effects("mlp_post")
+    effects = interp.patch(model, task, "mlp_post.n*", direction=direction, progress=False).effects(
+        "mlp_post"
+    )
     found = {(int(layer), int(n)) for layer, n in (effects.abs() > FOUND).nonzero()}
     planted = {(int(node[1:]), n) for node, neurons in circuit.neurons.items() for n in neurons}
     assert found == planted

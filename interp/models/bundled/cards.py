@@ -102,6 +102,8 @@ def _render(card: Card) -> str:
         _table(("figure", "value", "a rerun may differ by"), _heldout_rows(card)),
         "On the same kind of CPU and the same versions the same seed gives the same weights, bit for bit; the last "
         "column is for reruns elsewhere.",
+        "Losses are on templates that the model has never seen: it is sure of the wrong continuation where an "
+        "unseen template leaves the seen ones.",
         "## Induction score of every head",
         _table(
             ("layer", *(f"head {head}" for head in range(len(card.induction_scores[0])))),

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from interp.errors import ModelError
+from interp.models.bundled.consistency import measure_consistency
 from interp.tasks.attributes import ATTRIBUTE_WORDS
 from interp.tasks.sentences import DRAW, Sentence
 from interp.tasks.world import BOS, KINDS, SPECIAL_TOKENS, generate_documents, pack_tokens, token_ids
@@ -34,7 +35,9 @@ def evaluate_heldout(model: PreTrainedModel, n: int = 500, seed: int = HELDOUT_S
     For every kind of sentence that asks for an answer, ``n`` sentences from templates (and IOI name
     pairs) that were never trained on. ``*_accuracy`` is the share of sentences whose answer has a
     higher logit than every wrong answer; ``greater_than_prob_diff`` is the probability of all
-    greater years minus that of the others. ``loss_*`` is the mean loss a token, in nats.
+    greater years minus that of the others; the accuracies of attributes are those of
+    :func:`~interp.models.bundled.consistency.measure_consistency`. ``loss_*`` is the mean loss a
+    token, in nats.
 
     Raises :class:`ModelError` when ``n`` is too small for every figure to have a sentence.
     """
@@ -45,6 +48,8 @@ def evaluate_heldout(model: PreTrainedModel, n: int = 500, seed: int = HELDOUT_S
         sentences = [d.sentences[0] for d in generate_documents(n, seed, "heldout", [kind])]
         logits = predict_answers(model, sentences)
         figures |= _score(kind, sentences, logits)
+    consistency = measure_consistency(model, n, seed)
+    figures |= {f"{attribute}_accuracy": share for attribute, share in consistency.items()}
     for kind in KINDS:
         figures[f"loss_{kind}"] = measure_loss(model, kind, seed=seed)
     scores, accuracy = measure_induction(model, seed=seed)

@@ -155,11 +155,9 @@ class MLP(Hooked):
         return self.get_submodule(name)(value)
 
     def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        pre = self._hook("in.hook_out", self._project(x, "in"))
-        if self.gated:
-            post = self.act(self._hook("gate.hook_out", self._project(x, "gate"))) * pre
-        else:
-            post = self.act(pre)
+        linear = self._hook("in.hook_out", self._project(x, "in"))
+        gate = self._hook("gate.hook_out", self._project(x, "gate")) if self.gated else None
+        post = self.act(linear) if gate is None else self.act(gate) * linear
         return self.hook_out(self._project(self._hook("out.hook_in", post), "out"))
 
 
