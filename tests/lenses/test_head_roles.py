@@ -87,12 +87,12 @@ def test_prompts_have_bos_and_no_other_special_token(monkeypatch: pytest.MonkeyP
     ("role", "back"), [("previous_token", 1), ("duplicate_token", 12), ("induction", 11)]
 )
 def test_a_head_that_only_plays_one_role_scores_one(role: str, back: int):
-    """A pattern set by hand to look ``back`` tokens back; BOS, before the sequence, is not counted."""
+    """A pattern set by hand to look ``back`` tokens back, but never at BOS, which must not count."""
     model = with_tokenizer()
 
     def look_back(pattern: torch.Tensor) -> torch.Tensor:
         at = torch.arange(pattern.shape[-1])
-        return (at[:, None] - at[None] == back).to(pattern).expand_as(pattern)
+        return ((at[:, None] - at[None] == back) & (at[None] > 0)).to(pattern).expand_as(pattern)
 
     with interp.intervene(model, [interp.apply("pattern[1.2]", look_back)]):
         found = interp.score_heads(model, n=2, seq_len=12)

@@ -151,4 +151,7 @@ def test_every_exercise_has_a_tested_checker_and_a_solution(path: Path):
     for number in numbers:
         assert f"def check_{number}(" in code
         assert re.search(rf"assert .*not check_{number}\(", code), f"check {number} never refuses anything"
-        assert f"answer_{number} =" in solutions(notebook)[number] or "def answer_" in solutions(notebook)[number]
+        assert (
+            f"answer_{number} =" in solutions(notebook)[number]
+            or "def answer_" in solutions(notebook)[number]
+        )
