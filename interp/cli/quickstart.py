@@ -10,6 +10,10 @@ import typer
 MODEL, TASK = "mix-4l", "ioi"
 TEMPLATE = "ioi/heldout-1"
 """One template that the model was not trained on, so that every position is the same word slot."""
+ABLATION_NOTE = (
+    "Here the corrupted prompts hold three other names, so that the means carry no answer: these baselines "
+    "are not those of the patched pairs."
+)
 SITES = ("z", "resid_pre", "attn_out", "mlp_out")
 
 
@@ -53,7 +57,8 @@ def run_quickstart(
     print_baselines(console, scores)
     print_top(console, scores, 8, "z", "Heads that matter (clean head output into the corrupted run)")
     print_ablation(console, check)
-    written = patching_report(scores, out, prompts=prompts, ablation=check)
+    console.print(ABLATION_NOTE)
+    written = patching_report(scores, out, prompts=prompts, ablation=check, ablation_note=ABLATION_NOTE)
     seconds = time.perf_counter() - started
     console.print(
         f"Report: {written.absolute()}", style="bold", soft_wrap=True, highlight=False, markup=False

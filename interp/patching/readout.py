@@ -24,9 +24,7 @@ class Readout:
         reads = metric.reads(task)
         self.columns = torch.unique(reads.positions.cpu())
         """Columns to unembed; the metric's positions index into these."""
-        self._reads = Reads(
-            torch.searchsorted(self.columns, reads.positions.cpu().contiguous()), reads.vocab
-        )
+        self._reads = Reads(torch.searchsorted(self.columns, reads.positions.cpu().contiguous()), reads.vocab)
         self._reference: Tensor | None = None
         if metric.needs_reference:
             with torch.no_grad():

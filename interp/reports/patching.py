@@ -26,20 +26,23 @@ def patching_report(
     *,
     prompts: PromptPairs | None = None,
     ablation: AblationCheck | None = None,
+    ablation_note: str = "",
     title: str | None = None,
     k: int = 15,
 ) -> Path:
     """Write patching scores as one self-contained HTML file, and return its path.
 
     It holds the baselines, a few of ``prompts`` where they are given, the ``k`` sites of the largest
-    effect, maps of every site, subspace reports, the ablation check where one is given, and the
-    provenance. Raises :class:`~interp.errors.ExportError` as :func:`write_report` does.
+    effect, maps of every site, subspace reports, the ablation check where one is given (with
+    ``ablation_note``, for prompts other than the patched ones), and the provenance.
+
+    Raises :class:`~interp.errors.ExportError` as :func:`write_report` does.
     """
     made = scores.provenance
     sections = [_summary(scores, prompts), _top_sites(scores, k)]
     sections.append(Section("Maps", figures=(scores.plot(),)))
     if ablation is not None:
-        sections.append(_ablation(ablation))
+        sections.append(_ablation(ablation, ablation_note))
     sections += [_subspace(key, scores) for key in scores.reports]
     sections.append(_provenance(made, ablation))
     return write_report(
@@ -71,7 +74,7 @@ def _top_sites(scores: PatchScores, k: int) -> Section:
     return Section("Top sites", (text,), (table,))
 
 
-def _ablation(check: AblationCheck) -> Section:
+def _ablation(check: AblationCheck, note: str) -> Section:
     random = check.random_recovered
     rows = (
         ("clean run", check.clean, 1.0),
@@ -85,7 +88,7 @@ def _ablation(check: AblationCheck) -> Section:
         f"{check.random_as_strong:.0%} of the random sets move the metric as far as the chosen set."
     )
     table = Table(("run", check.provenance.metric or "metric", "recovered"), rows)
-    return Section("Ablated together", (text,), (table,), (check.plot(),))
+    return Section("Ablated together", (text, note) if note else (text,), (table,), (check.plot(),))
 
 
 def _subspace(key: str, scores: PatchScores) -> Section:

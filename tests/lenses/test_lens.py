@@ -68,8 +68,9 @@ def test_the_last_row_is_the_model_s_own_logits(kind: Specimen, side: str, make_
         assert found.positions_of(row) == [int(task.lengths[row]) - 1]
 
 
-def test_the_next_token_is_asked_about_without_a_task(gpt2: Specimen, make_prompts: Any):
-    task = make_prompts("left")
+@pytest.mark.parametrize("side", SIDES)
+def test_the_next_token_is_asked_about_without_a_task(gpt2: Specimen, side: str, make_prompts: Any):
+    task = make_prompts(side)
     found = interp.logit_lens(gpt2.model, task.clean, attention_mask=task.attention_mask)
     logits = gpt2.bare_logits(task.clean, task.attention_mask).detach().log_softmax(-1)
     for row in range(len(task)):

@@ -48,7 +48,9 @@ def test_top_sites_are_in_order_with_their_numbers(tmp_path, direction):
 
 
 def test_ablation_and_provenance_are_there(tmp_path):
-    page = PageReader(patching_report(_scores(), tmp_path / "r.html", ablation=_check()))
+    path = patching_report(_scores(), tmp_path / "r.html", ablation=_check(), ablation_note="other <prompts>")
+    assert "<p>other &lt;prompts&gt;</p>" in path.read_text(encoding="utf-8")
+    page = PageReader(path)
     assert page.headings == ["What was done", "Top sites", "Maps", "Ablated together", "Provenance"]
     assert len(page.figures) == 2
     start = page.cells.index("L0H1, L2H4 ablated")
