@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import re
 import warnings
@@ -94,6 +95,8 @@ def _load_files(
         raise ModelError(
             f"{source!r} is a single file; expected a folder written by save_pretrained (config.json and safetensors)."
         )
+    if not local and "/" not in source:
+        _refuse_near_miss(source)
     place = str(folder) if local else source
     try:
         config = AutoConfig.from_pretrained(place, revision=revision)
@@ -117,6 +120,13 @@ def _load_files(
     tokenizer = _load_tokenizer(place, revision) if want_tokenizer else None
     digest = _digest_folder(folder) if local else (getattr(config, "_commit_hash", None) or revision)
     return loaded, tokenizer, source if is_bundled or not local else folder.name, digest
+
+
+def _refuse_near_miss(source: str) -> None:
+    """A misspelt bundled name is told at once, without asking the hub for it."""
+    near = difflib.get_close_matches(source, bundled_names(), n=1, cutoff=0.8)
+    if near:
+        raise ModelError(f"no model {source!r}; did you mean {near[0]!r}? Bundled: {', '.join(bundled_names())}.")
 
 
 def _cannot_load(source: str, local: bool, error: Exception) -> str:
