@@ -30,7 +30,9 @@ def attention_patterns(
     ``prompts`` is a task (its ``run``), token ids [batch, pos] or [pos], a text or several;
     ``batch_index`` chooses one of them, and only that one is run, without its padding.
 
-    >>> interp.attention_patterns(model, "Then, Mary and John").plot()  # doctest: +SKIP
+    Example::
+
+        interp.attention_patterns(model, "Then, Mary and John").plot()
 
     Raises :class:`LensError` for a prompt that is not there.
     """

@@ -48,6 +48,7 @@ def direct_logit_attribution(
     attention_mask: Bool[Tensor, "batch pos"] | None = None,
     labels: Mapping[str, Int[Tensor, " batch"]] | None = None,
     run: Run = "clean",
+    n_neurons: int = 20,
     batch_size: int = 8,
 ) -> LogitAttribution:
     """Split the logit difference at ``position`` into what each part of the model wrote.
@@ -55,14 +56,17 @@ def direct_logit_attribution(
     The difference is the mean logit of the answers less that of the wrong ones, the task's or those
     given (one token, or one a prompt). Parts are the token and the positional embedding, every
     attention and MLP layer, and ``bias``: the final norm's and the unembedding's. ``by_head`` splits
-    each attention layer into its heads, and ``head_bias`` is its output bias. ``accumulated`` reads
-    the residual stream itself between the parts.
+    each attention layer into its heads, and ``head_bias`` is its output bias. ``by_neuron`` holds the
+    ``n_neurons`` MLP neurons with the largest mean share in magnitude. ``accumulated`` reads the
+    residual stream itself between the parts.
 
     Norms are frozen at their scale in the run, so that all shares add up to ``actual``: the final
     norm (centring and gain folded in exactly) and, where a family has them, the norms after
     each sublayer. A final soft cap is left out: what is split is the difference before it.
 
-    >>> interp.direct_logit_attribution(model, task).plot()  # doctest: +SKIP
+    Example::
+
+        interp.direct_logit_attribution(model, task).plot()
 
     Raises :class:`LensError` where the answers are missing or a position is not one token.
     """
@@ -79,6 +83,7 @@ def direct_logit_attribution(
         )
     ]
     found = _join(parts)
+    top = found.by_neuron.mean(1).abs().argsort(descending=True)[: max(n_neurons, 0)].tolist()
     return LogitAttribution(
         components=splitter.components,
         points=tuple(f"{site.component} {site.layer}" for site in splitter.points),
@@ -94,6 +99,8 @@ def direct_logit_attribution(
         actual=found.actual,
         by_head=found.by_head,
         head_bias=found.head_bias,
+        neurons=tuple(f"L{i // model.traits.d_mlp} n{i % model.traits.d_mlp}" for i in top),
+        by_neuron=found.by_neuron[top] if top else None,
         accumulated=found.accumulated,
     )
 
@@ -137,6 +144,8 @@ class _Shares:
     actual: Float[Tensor, " batch"]
     by_head: Float[Tensor, "layer head batch"]
     head_bias: Float[Tensor, "layer batch"]
+    by_neuron: Float[Tensor, "neuron batch"]
+    """Every neuron, layer after layer."""
     accumulated: Float[Tensor, "point batch"]
 
 
@@ -165,7 +174,14 @@ class _Splitter:
         self, batch: PromptBatch, answers: Int[Tensor, "batch k"], wrong: Int[Tensor, "batch j"]
     ) -> _Shares:
         """The shares of each prompt's logit difference."""
-        names = ("embed", "z", *self.sublayers, *dict.fromkeys(site.component for site in self.points))
+        neurons = ("mlp_post",) if self.traits.d_mlp else ()
+        names = (
+            "embed",
+            "z",
+            *neurons,
+            *self.sublayers,
+            *dict.fromkeys(site.component for site in self.points),
+        )
         sites = [Site(name).at(self.position) for name in names]
         cache = capture(
             self.model, batch.tokens, sites, attention_mask=batch.attention_mask, labels=batch.labels
@@ -186,6 +202,7 @@ class _Splitter:
             actual=self._actual(cache, batch, answers, wrong, final),
             by_head=heads,
             head_bias=head_bias,
+            by_neuron=self._neurons(cache, direction),
             accumulated=(stream * direction).sum(-1) + constant,
         )
 
@@ -217,6 +234,21 @@ class _Splitter:
             heads.append(torch.einsum("bhm,bm->hb", result, before_norm))
             biases.append((b_O * before_norm).sum(-1) + after_norm)
         return torch.stack(heads), torch.stack(biases)
+
+    def _neurons(
+        self, cache: ActivationCache, direction: Float[Tensor, "batch d_model"]
+    ) -> Float[Tensor, "neuron batch"]:
+        """Every MLP neuron's share, layer after layer."""
+        shares = [direction.new_zeros(0, len(direction))]
+        for layer, w in enumerate(self.weights.layers):
+            if w.W_out is None:
+                continue
+            W_out, post, read = widen(w.W_out.detach()), self._at(cache, "mlp_post", layer), direction
+            if self.traits.post_norms:
+                written = post @ W_out if w.b_out is None else post @ W_out + widen(w.b_out.detach())
+                read = pull_back(direction, written, w.ln2_post, self.traits)
+            shares.append((post * (read @ W_out.T)).T)
+        return torch.cat(shares)
 
     def _actual(
         self,

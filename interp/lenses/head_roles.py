@@ -88,7 +88,9 @@ def score_heads(
     ``name_mover`` (it needs the label IO) and ``s_inhibition`` (S2), read on its clean prompts.
     The exact definitions are in the record's ``roles``.
 
-    >>> interp.score_heads(model, task=ioi).top("induction", k=5)  # doctest: +SKIP
+    Example::
+
+        interp.score_heads(model, task=ioi).top("induction", k=5)
 
     Raises :class:`LensError` for an unknown role, a role whose task or label is missing, or
     sequences that do not fit the context, and :class:`TaskError` where the vocabulary is too small.

@@ -71,8 +71,10 @@ def logit_lens(
     follow; the default otherwise), one token for all or one a prompt, or ids [batch, pos] in the
     columns of the tokens, ``NO_TOKEN`` where none is asked about. All is computed in fp32.
 
-    >>> lens = interp.logit_lens(model, task, positions="END")  # doctest: +SKIP
-    >>> lens.top_tokens(layer=-1, prompt=0, pos=0)               # doctest: +SKIP
+    Example::
+
+        lens = interp.logit_lens(model, task, positions="END")
+        lens.top_tokens(layer=-1, prompt=0, pos=0)
 
     Raises :class:`SiteError` for a site outside the residual stream and :class:`LensError` for
     options that do not fit the prompts.

@@ -42,8 +42,10 @@ def capture(
     at every site; without it nothing is differentiated, unless you are already recording
     gradients, in which case the captured tensors stay in the graph.
 
-    >>> cache = interp.capture(model, tokens, sites=["resid_pre", "z"])  # doctest: +SKIP
-    >>> cache["z"].shape  # [layer, batch, pos, head, d_head]               # doctest: +SKIP
+    Example::
+
+        cache = interp.capture(model, tokens, sites=["resid_pre", "z"])
+        cache["z"].shape  # [layer, batch, pos, head, d_head]
 
     Raises :class:`SiteError` for a site this model does not have.
     """

@@ -42,8 +42,10 @@ def intervene(
     gradients, and while the model trains; blocks may be nested, outer ones first. ``labels`` (of a
     task) gives the positions behind names like ``S2``.
 
-    >>> with interp.intervene(model, [interp.zero("z[9.6]")]):  # doctest: +SKIP
-    ...     logits = model(tokens)
+    Example::
+
+        with interp.intervene(model, [interp.zero("z[9.6]")]):
+            logits = model(tokens)
 
     Raises :class:`SiteError` for a site this model does not have, and on leaving the block
     :class:`InterventionError` for an intervention that touched nothing.

@@ -126,7 +126,9 @@ def _refuse_near_miss(source: str) -> None:
     """A misspelt bundled name is told at once, without asking the hub for it."""
     near = difflib.get_close_matches(source, bundled_names(), n=1, cutoff=0.8)
     if near:
-        raise ModelError(f"no model {source!r}; did you mean {near[0]!r}? Bundled: {', '.join(bundled_names())}.")
+        raise ModelError(
+            f"no model {source!r}; did you mean {near[0]!r}? Bundled: {', '.join(bundled_names())}."
+        )
 
 
 def _cannot_load(source: str, local: bool, error: Exception) -> str:

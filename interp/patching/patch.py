@@ -53,8 +53,10 @@ def patch(
     Where prompts are of unequal length, position p is each prompt's own p-th token, and prompts
     that have none keep their base metric there.
 
-    >>> scores = interp.patch(model, task, sites=["z", "resid_pre"])  # doctest: +SKIP
-    >>> scores["z"].values                                            # doctest: +SKIP
+    Example::
+
+        scores = interp.patch(model, task, sites=["z", "resid_pre"])
+        scores["z"].values
 
     Raises :class:`SiteError`, :class:`PatchError` or :class:`MetricError` for sites, options and
     metrics that do not fit. An interrupt returns nothing and leaves no hook behind.

@@ -15,8 +15,9 @@ from interp.tasks.pairs import EncodedPair, PairDraft
 from interp.tasks.templates import fill_template, templates_for
 from interp.tasks.tokenize import Encoder
 
-LOWEST = "01"
-"""Start year of every corrupted prompt: nearly any year follows it, as in the paper."""
+LOWEST = START_YEARS[0]
+"""Start year of every corrupted prompt: nearly any year follows it. The paper takes 01; this is the
+lowest that occurs as a start in the bundled models' world, so that they have seen it there."""
 SLOTS = ("XX", "YY", "XX2")
 
 
@@ -27,7 +28,7 @@ def make_greater_than(
 
     Answers are the two-digit years above the start year, wrong the others, down to 00; years that
     are not a token of their own (GPT-2 has " 1800" as one) are left out, on both sides. The
-    corrupted prompt starts in year 01. ``split`` and ``template`` as in IOI; a text of your own has
+    corrupted prompt starts in year 02. ``split`` and ``template`` as in IOI; a text of your own has
     slots ``{XX}{YY}`` and ``{XX2}`` and may have ``{NOUN}``.
     """
     templates = pick_templates(
@@ -39,7 +40,7 @@ def make_greater_than(
     def draw() -> PairDraft:
         century = rng.choice(list(years))
         known = years[century]
-        start = rng.choice([y for y in START_YEARS if y in known and y < known[-1]])
+        start = rng.choice([y for y in START_YEARS if y in known and LOWEST < y < known[-1]])
         pattern = rng.choice(templates)
         fills = {"NOUN": rng.choice(nouns), "XX": century, "YY": start, "XX2": century}
         clean = fill_template(pattern.prompt, fills)

@@ -107,6 +107,35 @@ def test_shares_add_up_to_the_model_s_own_difference(kind: Specimen, side: str, 
     torch.testing.assert_close(by_layer, found.by_component[attention], atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("side", ["none", "left"])
+def test_a_neuron_s_share_is_what_it_alone_wrote(
+    kind: Specimen, side: str, make_prompts: Any, run_naive: Any
+):
+    traits, weights = kind.model.traits, kind.naive.weights
+    task = make_prompts(side)
+    found = interp.direct_logit_attribution(kind.model, task, n_neurons=10**6)
+    if not traits.d_mlp:
+        assert found.by_neuron is None and found.neurons == ()
+        return
+    assert found.by_neuron is not None and len(found.neurons) == traits.n_layers * traits.d_mlp
+    sizes = found.by_neuron.mean(1).abs()
+    assert bool((sizes.diff() <= 0).all())
+    naive = run_naive(kind, task.clean, task.attention_mask)
+    row, column = 1, int(task.end[1])
+    final = naive.record["resid_post", traits.n_layers - 1][row, column]
+    for layer, neuron in ((0, 0), (traits.n_layers - 1, traits.d_mlp - 1)):
+        w = weights.layers[layer]
+        post = naive.record["mlp_post", layer][row, column]
+        part = post[neuron] * w.W_out.detach().double()[neuron]
+        if traits.post_norms:
+            whole = post @ w.W_out.detach().double()
+            part = frozen_norm(kind, part, whole if w.b_out is None else whole + w.b_out.double(), w.ln2_post)
+        part = frozen_norm(kind, part, final, weights.ln_final)
+        expected = mean_difference(part @ weights.W_U.detach().double(), task, row)
+        share = float(found.by_neuron[found.neurons.index(f"L{layer} n{neuron}"), row])
+        assert share == pytest.approx(float(expected), abs=1e-4)
+
+
 def test_the_stream_is_read_with_the_same_frozen_norm(kind: Specimen, make_prompts: Any):
     """Between the parts, the stream holds what was written so far, and the constant."""
     found = interp.direct_logit_attribution(kind.model, make_prompts("left"))

@@ -192,7 +192,7 @@ def test_greater_than_splits_the_years(kind, request):
         assert century == again
         assert later[i] == [f"{y:02d}" for y in range(int(year) + 1, 100)]
         assert earlier[i] == [f"{y:02d}" for y in range(int(year) + 1)]
-        assert task.corrupted_text[i] == text.replace(century + year, century + "01")
+        assert task.corrupted_text[i] == text.replace(century + year, century + "02")
         assert [_label_text(task, label, i) for label in ("XX", "YY", "XX2")] == [century, year, century]
 
 
@@ -201,7 +201,7 @@ def test_greater_than_leaves_out_years_of_one_token(bpe_tokenizer):
     from copy import deepcopy
 
     tokenizer = deepcopy(bpe_tokenizer)
-    tokenizer.add_tokens(["1732", "1101"])
+    tokenizer.add_tokens(["1732", "1102"])
     task = tasks.load("greater_than", tokenizer, n=200, split="all")
     found = {(info["century"], info["year"]) for info in task.info}
     assert ("17", "32") not in found and "11" not in {century for century, _ in found}
