@@ -44,7 +44,9 @@ if TYPE_CHECKING:
     from interp.models.capture import capture as capture
     from interp.models.capture import capture_stream as capture_stream
     from interp.models.intervene import intervene as intervene
+    from interp.patching import check_ablation as check_ablation
     from interp.patching import patch as patch
+    from interp.patching import patch_subspace as patch_subspace
     from interp.results import PatchScores as PatchScores
     from interp.types import Site as Site
     from interp.types import parse_site as parse_site
@@ -84,7 +86,7 @@ _EXPORTS = {
         "scale",
         "zero",
     ),
-    "interp.patching": ("patch",),
+    "interp.patching": ("check_ablation", "patch", "patch_subspace"),
     "interp.results": ("PatchScores",),
     "interp.types": ("Site", "parse_site", "parse_sites"),
 }

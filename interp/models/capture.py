@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -120,7 +121,7 @@ def split_heads(value: Tensor, tap: Tap) -> Tensor:
     """[batch, pos, head * d] as [batch, pos, head, d] where a hook carries heads flat."""
     if tap.n_heads is None or value.ndim != 3:
         return value
-    return value.unflatten(-1, (tap.n_heads, -1))
+    return rearrange(value, "batch pos (head d) -> batch pos head d", head=tap.n_heads)
 
 
 def head_results(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from einops import rearrange
 from torch import Tensor, nn
 
 from interp.models.traits import Traits, Weights
@@ -89,9 +90,9 @@ def named_parameters(module: nn.Module) -> dict[str, Tensor]:
 
 def split_heads_out_in(weight: Tensor, n_heads: int) -> Tensor:
     """A ``nn.Linear`` weight [head * d_head, d_model] as a view [head, d_model, d_head]."""
-    return weight.unflatten(0, (n_heads, -1)).transpose(1, 2)
+    return rearrange(weight, "(head d_head) d_model -> head d_model d_head", head=n_heads)
 
 
 def split_bias(bias: Tensor | None, n_heads: int) -> Tensor | None:
     """A bias [head * d_head] as a view [head, d_head]."""
-    return None if bias is None else bias.unflatten(0, (n_heads, -1))
+    return None if bias is None else rearrange(bias, "(head d_head) -> head d_head", head=n_heads)
