@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import sys
+import types
 
 import plotly.graph_objects as go
 import pytest
@@ -35,8 +36,14 @@ def test_only_attention_listens_for_clicks(figure, make_patterns):
     assert "%s" not in html
 
 
+@pytest.fixture
+def kaleido(monkeypatch):
+    """A stand-in, so that these tests need neither the extra nor a browser."""
+    monkeypatch.setitem(sys.modules, "kaleido", types.ModuleType("kaleido"))
+
+
 @pytest.mark.parametrize("name", ["heads.png", "deep/er/heads.SVG", "heads.pdf"])
-def test_image_bytes_reach_the_file(figure, tmp_path, monkeypatch, name):
+def test_image_bytes_reach_the_file(figure, kaleido, tmp_path, monkeypatch, name):
     asked = {}
 
     def render(self, **settings):
@@ -69,7 +76,7 @@ def test_without_kaleido_the_extra_is_named(figure, tmp_path, monkeypatch):
         write_image(figure, tmp_path / "heads.png")
 
 
-def test_a_failing_browser_is_named(figure, tmp_path, monkeypatch):
+def test_a_failing_browser_is_named(figure, kaleido, tmp_path, monkeypatch):
     def fail(self, **_):
         raise RuntimeError("Kaleido requires Google Chrome to be installed.")
 
