@@ -60,6 +60,8 @@ class Model:
         self.edit_handles: dict[str, list[Any]] = {}
         self.edited_results: dict[int, Tensor] = {}
         """``result`` of each layer as edited so far in the forward now running; kept by ``models.intervene``."""
+        self.blocks_error: str | None = None
+        """Why the block functions are not this model's; empty once they were found to be; kept by ``models.blocks``."""
         self.prepend_bos = _bos_by_default(tokenizer, family) if prepend_bos is None else prepend_bos
 
     def __repr__(self) -> str:

@@ -27,13 +27,18 @@ def bytes_per_row(model: Model, n_pos: int, n_kept: int) -> int:
     return (n_pos * (wide + attention) + 3 * n_kept * t.d_vocab) * max(4, model.dtype.itemsize)
 
 
+def check_budget(budget: int) -> None:
+    """Raise :class:`PatchError` for a budget that is not positive."""
+    if budget <= 0:
+        raise PatchError(f"memory_budget must be a positive number of bytes; got {budget}.")
+
+
 def rows_within(model: Model, budget: int, n_pos: int, n_kept: int) -> int:
     """Rows of one forward that fit in ``budget`` bytes; at least one.
 
     Raises :class:`PatchError` for a budget that is not positive.
     """
-    if budget <= 0:
-        raise PatchError(f"memory_budget must be a positive number of bytes; got {budget}.")
+    check_budget(budget)
     return min(MAX_ROWS, max(1, budget // bytes_per_row(model, n_pos, n_kept)))
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 from interp.models.model import Model
 from interp.patching.budget import DEFAULT_BUDGET
 from interp.patching.cells import Sweep, plan_sweep
-from interp.patching.prepared import check_choice, prepare
+from interp.patching.prepared import BACKENDS, check_choice, prepare
+from interp.patching.replacement import check_kind
 from interp.patching.subspace import report_subspaces
 from interp.results import PatchScores, SiteScores
 from interp.tasks.base import PromptPairs
@@ -18,7 +19,6 @@ from interp.tasks.metrics import MetricLike
 from interp.types import Ablation, Direction, SiteLike, parse_sites
 
 METHODS = ("exact",)
-BACKENDS = ("auto", "hooked")
 
 
 def patch(
@@ -64,6 +64,7 @@ def patch(
     check_choice("direction", direction, get_args(Direction))
     check_choice("method", method, METHODS)
     check_choice("backend", backend, BACKENDS)
+    check_kind(task, ablation)
     sweeps = [plan_sweep(model, task, site, direction) for site in parse_sites(sites)]
     components = {(cell.component, cell.layer) for sweep in sweeps for cell in sweep.cells}
     prepared = prepare(
@@ -75,6 +76,7 @@ def patch(
         metric=metric,
         reference=reference,
         seed=seed,
+        backend=backend,
     )
     groups = [(cell,) for sweep in sweeps for cell in sweep.cells]
     scores = prepared.scores(groups, memory_budget, progress)
@@ -83,8 +85,7 @@ def patch(
         for sweep, part in zip(sweeps, scores.split([len(sweep.cells) for sweep in sweeps]), strict=True)
     }
     reports = report_subspaces(prepared, sweeps, memory_budget)
-    reason = "asked for" if backend == "hooked" else "the only exact backend for this call"
-    return PatchScores(found, prepared.provenance(method, reason), reports)
+    return PatchScores(found, prepared.provenance(method), reports)
 
 
 def _site_scores(sweep: Sweep, scores: Tensor, clean: float, corrupted: float) -> SiteScores:

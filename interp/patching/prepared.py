@@ -1,10 +1,10 @@
-"""What every kind of patching needs before its first patch: runs, baselines, and a way to score."""
+"""What every kind of patching needs: a task on a model, its baselines, and a way to score groups of cells."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from functools import cached_property
 from typing import get_args
 
 import torch
@@ -12,45 +12,114 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import PatchError, unknown_name
+from interp.models.blocks import Stack, UnsupportedError, stack_of
 from interp.models.model import Model
 from interp.patching.budget import rows_within
 from interp.patching.cells import Cell
 from interp.patching.hooked import run_hooked
 from interp.patching.readout import Readout
-from interp.patching.replacement import Replacement, build_replacement
+from interp.patching.replacement import Replacement, build_replacement, check_kind
+from interp.patching.wavefront import Request, run_wavefront
 from interp.results import Provenance
 from interp.tasks.base import PromptPairs
 from interp.tasks.metrics import MetricLike, resolve_metric
 from interp.types import Ablation, Direction
 
+BACKENDS = ("auto", "wavefront", "hooked")
 
-@dataclass(frozen=True)
+
 class Prepared:
-    """A task on a model, its replacing activations and its two baselines."""
+    """A task on a model and what replaces its activations; made by :func:`prepare`."""
 
-    model: Model
-    task: PromptPairs
-    direction: Direction
-    replacement: Replacement
-    readout: Readout
-    clean: float
-    """Metric of the clean run, averaged over prompts."""
-    corrupted: float
-    started: float = field(default_factory=time.perf_counter)
+    def __init__(
+        self,
+        model: Model,
+        task: PromptPairs,
+        components: Iterable[tuple[str, int]],
+        direction: Direction,
+        ablation: Ablation,
+        metric: MetricLike | None,
+        reference: PromptPairs | Tensor | None,
+        seed: int,
+        backend: str,
+    ) -> None:
+        self.started = time.perf_counter()
+        self.model = model
+        self.task = task.to(model.device)
+        self.components = frozenset(components)
+        self.direction: Direction = direction
+        self.ablation: Ablation = ablation
+        self.reference = reference
+        self.seed = seed
+        self.readout = Readout(self.task, resolve_metric(metric, self.task))
+        self.stack, self.backend_reason = _choose(model, backend)
+        self.notes: tuple[str, ...] = ()
+        self._baselines: tuple[float, float] | None = None
+
+    @property
+    def backend(self) -> str:
+        """``wavefront`` or ``hooked``."""
+        return "hooked" if self.stack is None else "wavefront"
+
+    @cached_property
+    def replacement(self) -> Replacement:
+        """The replacing activations as captured through hooks."""
+        return build_replacement(
+            self.model, self.task, self.components, self.direction, self.ablation, self.reference, self.seed
+        )
+
+    @property
+    def clean(self) -> float:
+        """Metric of the clean run, averaged over prompts."""
+        return self._both[0]
+
+    @property
+    def corrupted(self) -> float:
+        """Metric of the corrupted run, averaged over prompts."""
+        return self._both[1]
+
+    @property
+    def _both(self) -> tuple[float, float]:
+        if self._baselines is None:
+            if self.stack is None:
+                self.readout.take_reference(self.model)
+            self._baselines = (self._baseline(self.task.clean), self._baseline(self.task.corrupted))
+        return self._baselines
+
+    @torch.no_grad()
+    def _baseline(self, tokens: Tensor) -> float:
+        if self.stack is not None:
+            self.readout.take_reference(self.model)
+        logits = self.model(tokens, self.task.attention_mask, keep_columns=self.readout.columns)
+        prompts = torch.arange(len(self.task), device=logits.device)
+        return float(self.readout.score(logits, prompts).float().mean())
 
     def scores(
         self, groups: Sequence[Sequence[Cell]], memory_budget: int, progress: bool
     ) -> Float[Tensor, "group prompt"]:
         """The metric of every prompt with each group of cells patched together."""
+        if self.stack is not None:
+            return self._in_flight(self.stack, groups, memory_budget, progress)
         n_pos = self.task.clean.shape[1]
         rows = rows_within(self.model, memory_budget, n_pos, len(self.readout.columns))
+        replacement, _ = self.replacement, self._both
         return run_hooked(
-            self.model, self.task, groups, self.replacement, self.readout, self.direction, rows, progress
+            self.model, self.task, groups, replacement, self.readout, self.direction, rows, progress
         ).float()
 
-    def provenance(
-        self, method: str, backend_reason: str | None = None, notes: tuple[str, ...] = ()
-    ) -> Provenance:
+    def _in_flight(
+        self, stack: Stack, groups: Sequence[Sequence[Cell]], memory_budget: int, progress: bool
+    ) -> Tensor:
+        request = Request(
+            self.task, groups, self.direction, self.ablation, self.readout.metric, self.reference, self.seed
+        )
+        answer = run_wavefront(stack, request, memory_budget, progress)
+        self._baselines = (float(answer.clean.mean()), float(answer.corrupted.mean()))
+        n = answer.scores.numel()
+        self.notes = (*answer.notes, f"{answer.n_rows} of {n} patched runs were not provably the base run")
+        return answer.scores
+
+    def provenance(self, method: str, notes: tuple[str, ...] = ()) -> Provenance:
         """How a number made from this was made, up to now."""
         return Provenance(
             model=self.model.name,
@@ -62,13 +131,13 @@ class Prepared:
             metric=self.readout.metric.name,
             method=method,
             direction=self.direction,
-            ablation=self.replacement.kind,
-            backend="hooked",
-            backend_reason=backend_reason,
+            ablation=self.ablation,
+            backend=self.backend,
+            backend_reason=self.backend_reason,
             device=str(self.model.device),
             dtype=str(self.model.dtype).removeprefix("torch."),
             seconds=time.perf_counter() - self.started,
-            notes=(*_notes(self.task, self.clean, self.corrupted), *notes),
+            notes=(*_notes(self.task, self.clean, self.corrupted), *self.notes, *notes),
         )
 
 
@@ -82,30 +151,38 @@ def prepare(
     metric: MetricLike | None = None,
     reference: PromptPairs | Tensor | None = None,
     seed: int = 0,
+    backend: str = "auto",
 ) -> Prepared:
-    """Run the baselines and capture what will replace activations of ``components`` (name, layer).
+    """Bind a task to a model for patching ``components`` (name, layer), and choose the backend.
 
-    Raises :class:`PatchError` or :class:`MetricError` for options that do not fit.
+    Raises :class:`PatchError` or :class:`MetricError` for options that do not fit, and for a
+    backend that this model cannot use.
     """
     check_choice("direction", direction, get_args(Direction))
-    started = time.perf_counter()
-    task = task.to(model.device)
-    readout = Readout(model, task, resolve_metric(metric, task))
-    replacement = build_replacement(model, task, components, direction, ablation, reference, seed)
-    clean, corrupted = (_baseline(model, task, tokens, readout) for tokens in (task.clean, task.corrupted))
-    return Prepared(model, task, direction, replacement, readout, clean, corrupted, started)
+    check_choice("backend", backend, BACKENDS)
+    check_kind(task, ablation)
+    return Prepared(model, task, components, direction, ablation, metric, reference, seed, backend)
+
+
+def _choose(model: Model, backend: str) -> tuple[Stack | None, str]:
+    """The block functions to patch with, ``None`` for hooks, and why."""
+    if backend == "hooked":
+        return None, "asked for"
+    try:
+        stack = stack_of(model)
+    except UnsupportedError as error:
+        if backend == "wavefront":
+            raise PatchError(
+                f"backend='wavefront' cannot run {model.name!r}: {error}. Use backend='hooked' or 'auto'."
+            ) from error
+        return None, f"not wavefront: {error}"
+    return stack, "asked for" if backend == "wavefront" else "its block functions give the model's own logits"
 
 
 def check_choice(kind: str, got: str, choices: Iterable[str]) -> None:
     """Raise :class:`PatchError` unless ``got`` is one of ``choices``."""
     if got not in tuple(choices):
         raise PatchError(unknown_name(kind, str(got), choices))
-
-
-@torch.no_grad()
-def _baseline(model: Model, task: PromptPairs, tokens: Tensor, readout: Readout) -> float:
-    logits = model(tokens, task.attention_mask, keep_columns=readout.columns)
-    return float(readout.score(logits, torch.arange(len(task), device=logits.device)).float().mean())
 
 
 def _notes(task: PromptPairs, clean: float, corrupted: float) -> tuple[str, ...]:

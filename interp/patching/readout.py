@@ -15,22 +15,30 @@ from interp.tasks.metrics import Metric, Reads
 class Readout:
     """A metric bound to a task: which columns to unembed, and the score of each row.
 
-    Metrics that compare with the clean run get its logits, taken once here.
+    Metrics that compare with the clean run need :meth:`set_reference` first.
     """
 
-    def __init__(self, model: Model, task: PromptPairs, metric: Metric) -> None:
+    def __init__(self, task: PromptPairs, metric: Metric) -> None:
         self.task = task
         self.metric = metric
-        reads = metric.reads(task)
-        self.columns = torch.unique(reads.positions.cpu())
+        self.reads = metric.reads(task)
+        positions = self.reads.positions.cpu()
+        self.columns = torch.unique(positions)
         """Columns to unembed; the metric's positions index into these."""
-        self._reads = Reads(torch.searchsorted(self.columns, reads.positions.cpu().contiguous()), reads.vocab)
+        self._within = Reads(torch.searchsorted(self.columns, positions.contiguous()), self.reads.vocab)
         self._reference: Tensor | None = None
-        if metric.needs_reference:
-            with torch.no_grad():
-                self._reference = self._reads.gather(
-                    model(task.clean, task.attention_mask, keep_columns=self.columns)
-                )
+
+    def set_reference(self, picked: Float[Tensor, "prompt k c"]) -> None:
+        """Give the clean run's logits at the places that the metric reads."""
+        if self.metric.needs_reference:
+            self._reference = picked
+
+    @torch.no_grad()
+    def take_reference(self, model: Model) -> None:
+        """Run the clean prompts where the metric compares with them."""
+        if self.metric.needs_reference:
+            logits = model(self.task.clean, self.task.attention_mask, keep_columns=self.columns)
+            self._reference = self._within.gather(logits)
 
     def score(
         self, logits: Float[Tensor, "row kept d_vocab"], prompts: Int[Tensor, " row"]
@@ -38,9 +46,18 @@ class Readout:
         """One number a row; ``logits`` at ``self.columns``, row i belonging to prompt ``prompts[i]``.
 
         Rows come in blocks of all the task's prompts in order, which metrics on whole batches need.
+        Raises as :meth:`score_picked`.
+        """
+        return self.score_picked(self._within.gather(logits, prompts), prompts)
+
+    def score_picked(
+        self, picked: Float[Tensor, "row k c"], prompts: Int[Tensor, " row"]
+    ) -> Float[Tensor, " row"]:
+        """One number a row from the logits that the metric reads, already picked out.
+
         Raises :class:`MetricError` when the metric returns something else than a number a row.
         """
-        scores = self.metric.score(self._reads.gather(logits, prompts), prompts, self.task, self._reference)
+        scores = self.metric.score(picked, prompts, self.task, self._reference)
         if scores.shape != prompts.shape:
             raise MetricError(
                 f"metric {self.metric.name!r} returned shape {tuple(scores.shape)} for {len(prompts)} rows; "

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from interp.errors import PatchError, unknown_name
@@ -19,7 +20,7 @@ from interp.models.capture import capture
 from interp.models.interventions import mean_over, other_rows
 from interp.models.model import Model
 from interp.tasks.base import PromptPairs
-from interp.types import Ablation, Site
+from interp.types import PATTERN_COMPONENTS, Ablation, Site
 
 
 @dataclass(frozen=True)
@@ -51,29 +52,61 @@ class Replacement:
 
     def _mean(self, component: str, layer: int, own: Tensor) -> Tensor:
         per_position = self.kind == "mean-per-position"
-        if component in ("pattern", "attn_scores") and not per_position:
-            raise PatchError(
-                f"the mean of {component!r} over positions has no meaning; use ablation='mean-per-position', "
-                "'zero' or 'resample'."
-            )
+        refuse_meanless(component, self.kind)
         means = mean_over(self.reference, Site(component), layer, per_position)
-        if not per_position:
-            return means.expand_as(own)
-        if component in ("pattern", "attn_scores"):
-            means = means.transpose(0, 1)
-            if means.shape != own.shape[1:]:
-                raise PatchError(
-                    f"mean patterns need reference prompts of the same length; got {tuple(means.shape)} for "
-                    f"{tuple(own.shape)}."
-                )
-            return means.expand_as(own)
-        at = self.source.columns.positions.to(own.device)
-        if int(at.max()) >= len(means):
+        return spread_mean(means, own, component, self.source.columns.positions, per_position)
+
+
+def refuse_meanless(component: str, kind: str) -> None:
+    """Raise :class:`PatchError` where the mean of a component over positions has no meaning."""
+    if component in PATTERN_COMPONENTS and kind == "mean":
+        raise PatchError(
+            f"the mean of {component!r} over positions has no meaning; use ablation='mean-per-position', "
+            "'zero' or 'resample'."
+        )
+
+
+def spread_mean(
+    mean: Tensor, own: Tensor, component: str, positions: Int[Tensor, "batch pos"], per_position: bool
+) -> Tensor:
+    """A mean in the shape of the activation ``own`` that it replaces.
+
+    ``mean`` is of one token, or with ``per_position`` [position, ...], a pattern's [dest_pos, head,
+    src_pos]; ``positions`` are those of the columns of ``own``, -1 on padding. Raises
+    :class:`PatchError` where a position has no mean.
+    """
+    if not per_position:
+        return mean.expand_as(own)
+    if component in PATTERN_COMPONENTS:
+        mean = mean.transpose(0, 1)
+        if mean.shape != own.shape[1:]:
             raise PatchError(
-                f"the reference prompts are at most {len(means)} tokens long, the patched ones {int(at.max()) + 1}; "
-                "give longer reference prompts or ablation='mean'."
+                f"mean patterns need reference prompts of the same length; got {tuple(mean.shape)} for "
+                f"{tuple(own.shape)}."
             )
-        return means[at.clamp(min=0)]
+        return mean.expand_as(own)
+    at = positions.to(own.device)
+    if int(at.max()) >= len(mean):
+        raise PatchError(
+            f"the reference prompts are at most {len(mean)} tokens long, the patched ones {int(at.max()) + 1}; "
+            "give longer reference prompts or ablation='mean'."
+        )
+    return mean[at.clamp(min=0)]
+
+
+def check_kind(task: PromptPairs, ablation: str) -> None:
+    """Raise :class:`PatchError` for an unknown ablation, or one that does not fit the task."""
+    if ablation not in get_args(Ablation):
+        raise PatchError(unknown_name("ablation", str(ablation), get_args(Ablation)))
+    if ablation == "resample" and len(task) < 2:
+        raise PatchError(
+            "ablation='resample' takes another prompt's activation; the task has a single prompt."
+        )
+    if ablation == "resample" and len(set(task.lengths.tolist())) > 1:
+        raise PatchError(
+            "ablation='resample' takes another prompt's activation at the same position; prompts of unequal length "
+            "have none. Select prompts of one length with task.select(rows)."
+        )
 
 
 def build_replacement(
@@ -90,17 +123,7 @@ def build_replacement(
     ``reference`` is a task, whose clean prompts are used, or tokens [batch, pos] without padding.
     Raises :class:`PatchError` for an unknown ablation or one that does not fit.
     """
-    if ablation not in get_args(Ablation):
-        raise PatchError(unknown_name("ablation", str(ablation), get_args(Ablation)))
-    if ablation == "resample" and len(task) < 2:
-        raise PatchError(
-            "ablation='resample' takes another prompt's activation; the task has a single prompt."
-        )
-    if ablation == "resample" and len(set(task.lengths.tolist())) > 1:
-        raise PatchError(
-            "ablation='resample' takes another prompt's activation at the same position; prompts of unequal length "
-            "have none. Select prompts of one length with task.select(rows)."
-        )
+    check_kind(task, ablation)
     sites = [Site(name, None if name == "embed" else layer) for name, layer in sorted(set(components))]
     tokens = task.clean if direction == "denoise" else task.corrupted
     with torch.no_grad():

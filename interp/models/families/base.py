@@ -56,10 +56,19 @@ class Family:
     """An option of the config, a dropout that TransformerLens does not (always) apply in training."""
     hooks_for: Callable[[Traits], Mapping[str, str]] | None = None
     """Hook names that depend on the traits (optional MLP, gating), instead of ``hooks``."""
+    rotary: Callable[[Any, Tensor, Tensor], tuple[Tensor, Tensor]] | None = None
+    """From the module, a tensor of the wanted dtype and positions [prompt, pos] to the cosines and
+    sines [prompt, pos, rotary] that it rotates with; halves of a head are pairs."""
 
     def hook_names(self, traits: Traits) -> Mapping[str, str]:
         """The hook-point name of every component this model has."""
         return self.hooks if self.hooks_for is None else self.hooks_for(traits)
+
+
+def call_rotary(embedding: Any, like: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines of a Hugging Face rotary embedding, past any wrapping."""
+    cos, sin = getattr(embedding, "_original_component", embedding)(like, positions)
+    return cos, sin
 
 
 _ADDED = ("lm_head._original_component.bias", "embed_out._original_component.bias")

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from interp.models.families.base import (
     PRE_NORM_HOOKS,
     Family,
     Parameters,
+    call_rotary,
     split_bias,
     split_heads_out_in,
 )
@@ -79,6 +82,10 @@ def _layer(params: Parameters, traits: Traits, layer: int) -> LayerWeights:
     )
 
 
+def rotate_by(module: Any, like: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    return call_rotary(module.gpt_neox.rotary_emb, like, positions)
+
+
 GPT_NEOX = Family(
     "gpt_neox",
     ("GPTNeoXForCausalLM",),
@@ -86,4 +93,5 @@ GPT_NEOX = Family(
     read_weights,
     lost_dropout="attention_dropout",
     hooks_for=hooks_for,
+    rotary=rotate_by,
 )

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from interp.models.families.base import (
     GATED_MLP_HOOKS,
     PRE_NORM_HOOKS,
     Family,
     Parameters,
+    call_rotary,
     split_bias,
     split_heads_out_in,
 )
@@ -137,6 +140,16 @@ def _gemma2_norms(params: Parameters, name: str) -> dict[str, Any]:
     }
 
 
-LLAMA = Family("llama", ("LlamaForCausalLM",), read_llama_traits, read_weights, LLAMA_HOOKS)
-GEMMA2 = Family("gemma2", ("Gemma2ForCausalLM",), read_gemma2_traits, read_weights, GEMMA2_HOOKS)
-QWEN3 = Family("qwen3", ("Qwen3ForCausalLM",), read_qwen3_traits, read_weights, LLAMA_HOOKS)
+def rotate_by(module: Any, like: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+    return call_rotary(module.model.rotary_emb, like, positions)
+
+
+LLAMA = Family(
+    "llama", ("LlamaForCausalLM",), read_llama_traits, read_weights, LLAMA_HOOKS, rotary=rotate_by
+)
+GEMMA2 = Family(
+    "gemma2", ("Gemma2ForCausalLM",), read_gemma2_traits, read_weights, GEMMA2_HOOKS, rotary=rotate_by
+)
+QWEN3 = Family(
+    "qwen3", ("Qwen3ForCausalLM",), read_qwen3_traits, read_weights, LLAMA_HOOKS, rotary=rotate_by
+)

@@ -1,0 +1,100 @@
+"""The parts a block is made of, in the numerics of the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from interp.models.traits import NormWeights, Traits
+
+
+def _gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+def _quick_gelu(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(1.702 * x)
+
+
+def _identity(x: Tensor) -> Tensor:
+    return x
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu,
+    "gelu_new": _gelu_tanh,
+    "gelu_fast": _gelu_tanh,
+    "gelu_pytorch_tanh": _gelu_tanh,
+    "quick_gelu": _quick_gelu,
+    "silu": F.silu,
+    "swish": F.silu,
+    "relu": F.relu,
+    "tanh": torch.tanh,
+    "identity": _identity,
+}
+"""Activation functions by the names that configs use; the two spellings of the tanh form of GELU
+are one fused kernel here."""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """``x @ weight + bias``; the weight is a view on the model's own wherever its layout allows."""
+
+    weight: Float[Tensor, "d_in d_out"]
+    bias: Float[Tensor, " d_out"] | None = None
+
+    def __call__(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_out"]:
+        return x @ self.weight if self.bias is None else torch.addmm(self.bias, x, self.weight)
+
+
+def join_heads_out(weight: Float[Tensor, "head d_model d_head"]) -> Float[Tensor, "d_model out"]:
+    """One matrix of all heads. No copy where heads are rows of one stored matrix."""
+    return weight.transpose(1, 2).reshape(-1, weight.shape[1]).T
+
+
+def apply_stored_norm(
+    x: Float[Tensor, "*rest d"], norm: NormWeights | None, traits: Traits
+) -> Float[Tensor, "*rest d"]:
+    """The norm as the model itself computes it, half precision included.
+
+    LayerNorm is one kernel. RMSNorm is taken in fp32; Llama rounds before the gain and Gemma after
+    it. ``norm=None`` has no gain and no bias, and without norms ``x`` itself is returned.
+    """
+    if traits.norm is None:
+        return x
+    if traits.norm == "layernorm":
+        gain, bias = (None, None) if norm is None else (norm.w, norm.b)
+        return F.layer_norm(x, x.shape[-1:], gain, bias, traits.norm_eps)
+    return rms_norm(x, None if norm is None else norm.w, traits)
+
+
+def rms_norm(
+    x: Float[Tensor, "*rest d"], gain: Float[Tensor, " d"] | None, traits: Traits
+) -> Float[Tensor, "*rest d"]:
+    """RMSNorm over the last axis, also over d_head for queries and keys."""
+    wide = x if x.dtype == torch.float64 else x.float()
+    normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + traits.norm_eps)
+    if gain is None:
+        return normed.to(x.dtype)
+    if traits.norm_plus_one:
+        return (normed * (1.0 + gain.to(wide.dtype))).to(x.dtype)
+    return gain * normed.to(x.dtype)
+
+
+def rotate(
+    x: Float[Tensor, "row pos head d_head"],
+    cos: Float[Tensor, "#row pos rotary"],
+    sin: Float[Tensor, "#row pos rotary"],
+) -> Float[Tensor, "row pos head d_head"]:
+    """Rotary position embedding of the first ``rotary`` entries of every head, halves as pairs."""
+    n = cos.shape[-1]
+    cos, sin = cos[:, :, None], sin[:, :, None]
+    turned = x[..., :n]
+    half = torch.cat([-turned[..., n // 2 :], turned[..., : n // 2]], dim=-1)
+    turned = turned * cos + half * sin
+    return turned if n == x.shape[-1] else torch.cat([turned, x[..., n:]], dim=-1)

@@ -1,0 +1,95 @@
+"""How many rows are in flight at once: a budget of bytes, and what a row takes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from interp.models.blocks import Stack
+from interp.models.blocks.flight import MLP_TOKENS, MLP_TOKENS_ON_GPU
+from interp.models.traits import Traits
+from interp.patching.wavefront.plan import RowPlan
+from interp.types import COMPONENT_AXES
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes that things take, for prompts of ``n_columns`` columns of which ``n_read`` are read."""
+
+    stack: Stack
+    n_columns: int
+    n_read: int
+    n_logits: int
+    """Logits of one read column: the whole vocabulary, or a few of its entries."""
+
+    @property
+    def traits(self) -> Traits:
+        """The model's traits."""
+        return self.stack.traits
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one number of an activation."""
+        return self.stack.model.dtype.itemsize
+
+    def row(self, start: np.ndarray | int) -> np.ndarray | int:
+        """One row that begins at a column, with everything that its attention makes of it."""
+        t, n = self.traits, self.n_columns
+        tokens = n - start
+        stream = 8 * t.d_model + 4 * (t.n_heads + t.n_kv_heads) * t.d_head
+        seen = 5 * t.n_kv_heads * t.d_head * n
+        return (tokens * (stream + 3 * t.n_heads * n) + seen) * self.itemsize + tokens * 24 + self.readout
+
+    @property
+    def readout(self) -> int:
+        """The logits of one row, in fp32 and with what a metric makes of them."""
+        wide = max(4, self.itemsize)
+        return self.n_read * (self.n_logits * (2 * wide + self.itemsize) + self.traits.d_model * 3 * wide)
+
+    @property
+    def hidden(self) -> int:
+        """The hidden layer of an MLP, which takes its tokens a few at a time."""
+        size = MLP_TOKENS if self.stack.model.device.type == "cpu" else MLP_TOKENS_ON_GPU
+        return size * (3 if self.traits.gated_mlp else 2) * self.traits.d_mlp * self.itemsize
+
+    def prompt(self, kept_of_base: Iterable[tuple[str, int]], kept_of_source: Iterable[tuple[str, int]]) -> int:
+        """One prompt of the base run and of the source run, with all that is kept of them."""
+        t, n = self.traits, self.n_columns
+        kept = n * ((t.n_layers + 1) * t.d_model + 2 * t.n_layers * t.n_kv_heads * t.d_head)
+        parts = sum(self._activation(name) for name, _ in (*kept_of_base, *kept_of_source))
+        hidden = n * (3 if t.gated_mlp else 2) * t.d_mlp
+        return (2 * kept + parts + hidden) * self.itemsize + int(self.row(0))
+
+    def _activation(self, component: str) -> int:
+        t, n = self.traits, self.n_columns
+        sizes = {"pos": n, "dest_pos": n, "src_pos": n, "head": t.n_heads, "kv_head": t.n_kv_heads}
+        sizes |= {"d_model": t.d_model, "d_head": t.d_head, "d_mlp": t.d_mlp, "batch": 1}
+        inner = {"queries": "q", "o": "attn_out", "mlp_o": "mlp_out"}
+        total = 1
+        for axis in COMPONENT_AXES[inner.get(component, component)]:
+            total *= sizes[axis]
+        return total
+
+
+def chunk_rows(plan: RowPlan, sizes: Sizes, budget: int, whole_groups: bool) -> Iterator[np.ndarray]:
+    """Rows to run together, as many as fit in ``budget`` bytes; at least one (or one group)."""
+    bytes_of = np.asarray(sizes.row(plan.start), dtype=np.float64)
+    order = np.arange(len(plan))
+    if whole_groups:
+        order = np.lexsort((plan.group, plan.start))
+        _, unit = np.unique(plan.group[order], return_inverse=True)
+    else:
+        unit = order
+    begins = np.r_[0, np.flatnonzero(np.diff(unit)) + 1] if whole_groups else order
+    cost = np.add.reduceat(bytes_of[order], begins) if len(order) else np.empty(0)
+    ends = np.r_[begins[1:], len(order)]
+    first, used = 0, 0.0
+    for i in range(len(begins)):
+        if used and used + cost[i] > budget:
+            yield order[begins[first] : begins[i]]
+            first, used = i, 0.0
+        used += cost[i]
+    if len(begins):
+        yield order[begins[first] :]
