@@ -94,6 +94,11 @@ class Model:
     def is_hooked_transformer(self) -> bool:
         return self.family.name == "hooked_transformer"
 
+    @cached_property
+    def submodules(self) -> tuple[nn.Module, ...]:
+        """Every part of the module; walking the wrapped tree takes milliseconds."""
+        return tuple(self.module.modules())
+
     def parameters(self) -> Iterator[nn.Parameter]:
         """The trainable parameters that the forward pass uses, each once."""
         if self.bridge is None:

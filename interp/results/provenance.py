@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from importlib import metadata
 from typing import Any
 
@@ -12,6 +13,11 @@ _PACKAGES = ("interp", "torch", "transformer-lens", "transformers")
 
 def installed_versions() -> dict[str, str]:
     """Versions of the packages a number depends on, and of Python."""
+    return dict(_read_versions())
+
+
+@cache
+def _read_versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for name in _PACKAGES:
         try:

@@ -225,9 +225,9 @@ def test_the_memory_budget_changes_nothing(budget: int, monkeypatch: pytest.Monk
     run = hooked._run_chunk
     monkeypatch.setattr(hooked, "_run_chunk", lambda *a: sizes.append(len(a[3])) or run(*a))
     sites = ["z", "resid_pre", "result"]
-    usual = interp.patch(model, task, sites, progress=False)
+    usual = interp.patch(model, task, sites, backend="hooked", progress=False)
     sizes.clear()
-    found = interp.patch(model, task, sites, memory_budget=budget, progress=False)
+    found = interp.patch(model, task, sites, backend="hooked", memory_budget=budget, progress=False)
     if budget == 1:
         assert set(sizes) == {1}
     for site in sites:
@@ -236,7 +236,7 @@ def test_the_memory_budget_changes_nothing(budget: int, monkeypatch: pytest.Monk
 
 def test_running_out_of_memory_halves_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     model, task = specimen("gpt2").model, make_task()
-    usual = interp.patch(model, task, ["z", "resid_pre"], progress=False)
+    usual = interp.patch(model, task, ["z", "resid_pre"], backend="hooked", progress=False)
     sizes: list[int] = []
     run = hooked._run_chunk
 
@@ -247,14 +247,14 @@ def test_running_out_of_memory_halves_and_goes_on(monkeypatch: pytest.MonkeyPatc
         return run(*args)
 
     monkeypatch.setattr(hooked, "_run_chunk", too_small)
-    found = interp.patch(model, task, ["z", "resid_pre"], progress=False)
+    found = interp.patch(model, task, ["z", "resid_pre"], backend="hooked", progress=False)
     # 22 cells: 22, 11 fail; then fives
     assert sizes == [22, 11, 5, 5, 5, 5, 2]
     for site in usual:
         torch.testing.assert_close(found[site].raw, usual[site].raw, atol=1e-5, rtol=0)
     monkeypatch.setattr(hooked, "_run_chunk", _always_out_of_memory)
     with pytest.raises(torch.OutOfMemoryError):
-        interp.patch(model, task, "z", progress=False)
+        interp.patch(model, task, "z", backend="hooked", progress=False)
 
 
 def _always_out_of_memory(*args: Any) -> Tensor:
@@ -314,7 +314,7 @@ def test_an_interrupt_leaves_no_hook(where: str, monkeypatch: pytest.MonkeyPatch
     else:
         monkeypatch.setattr(hooked, "head_results", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        interp.patch(model, task, ["result", "resid_pre"], memory_budget=1, progress=False)
+        interp.patch(model, task, ["result", "resid_pre"], backend="hooked", memory_budget=1, progress=False)
     assert model.active_edits == [] and model.edit_handles == {}
     assert not any(point._forward_hooks for point in model.hook_points.values())
     assert torch.equal(model(task.clean).detach(), before)

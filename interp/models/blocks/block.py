@@ -85,11 +85,13 @@ class Block:
         post = self.act(pre) if linear is None else self.act(pre) * linear
         return post if self.weights.b_post is None else post + self.weights.b_post
 
-    def mlp(self, x: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
+    def mlp(
+        self, x: Float[Tensor, "n d_model"], out: Float[Tensor, "n d_model"] | None = None
+    ) -> Float[Tensor, "n d_model"]:
         """The whole MLP of normalised ``x``, before any norm after it."""
         if self.gate is None:
-            return self.mlp_out(self.mlp_hidden(self.mlp_in(x), None))
-        return self.mlp_out(self.mlp_hidden(self.gate(x), self.mlp_in(x)))
+            return self.mlp_out(self.mlp_hidden(self.mlp_in(x), None), out)
+        return self.mlp_out(self.mlp_hidden(self.gate(x), self.mlp_in(x)), out)
 
     def finish_attention(self, o: Float[Tensor, "*rest d_model"]) -> Float[Tensor, "*rest d_model"]:
         """``attn_out`` of the projected heads: a norm where the family has one after the sublayer."""

@@ -20,7 +20,7 @@ from interp.models.blocks.block import Block
 from interp.models.blocks.geometry import Geometry, take_columns
 from interp.models.blocks.stack import Stack
 
-MLP_TOKENS = 512
+MLP_TOKENS = 128
 """Tokens that pass through an MLP at once on a CPU: its hidden layer then stays in the cache."""
 MLP_TOKENS_ON_GPU = 16384
 
@@ -62,10 +62,17 @@ class Wave:
 class KeyValues(Protocol):
     """Keys and values of a base run, and the geometry of its columns."""
 
-    keys: Sequence[Tensor]
-    """Of each layer, [prompt, kv_head, pos, d_head], as they meet queries."""
-    values: Sequence[Tensor]
-    geometry: Geometry
+    @property
+    def keys(self) -> Sequence[Tensor]:
+        """Of each layer, [prompt, kv_head, pos, d_head], as they meet queries."""
+
+    @property
+    def values(self) -> Sequence[Tensor]:
+        """Of each layer, [prompt, kv_head, pos, d_head]."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """Where the base run's columns stand."""
 
 
 class Watcher(Protocol):
@@ -119,9 +126,7 @@ def attend(
     x = block.normalise(_flat(waves), block.weights.ln1)
     keys = _split_heads(block.keys(x), waves, stack.traits.n_kv_heads)
     values = _split_heads(block.values(x), waves, stack.traits.n_kv_heads)
-    met = [
-        _meet(block, wave, k, v, base, watcher) for wave, k, v in zip(waves, keys, values, strict=True)
-    ]
+    met = [_meet(block, wave, k, v, base, watcher) for wave, k, v in zip(waves, keys, values, strict=True)]
     if narrow_to is not None:
         x = _narrow(waves, x, narrow_to)
     queries = _split_heads(block.queries(x), waves, stack.traits.n_heads)
@@ -240,7 +245,7 @@ def _mlp_in_parts(block: Block, x: Float[Tensor, "n d_model"]) -> Float[Tensor, 
         return block.mlp(x)
     out = torch.empty_like(x)
     for part, into in zip(x.split(size), out.split(size), strict=True):
-        into.copy_(block.mlp(part))
+        block.mlp(part, into)
     return out
 
 

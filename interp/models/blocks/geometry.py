@@ -56,6 +56,8 @@ def take_columns(
     """Rows' own columns of a table [prompt, pos, ...]; a table of one prompt serves all rows."""
     if isinstance(columns, slice):
         part = table[:, columns]
-        return part.expand(len(prompts), *part.shape[1:]) if len(table) == 1 else part.index_select(0, prompts)
+        return (
+            part.expand(len(prompts), *part.shape[1:]) if len(table) == 1 else part.index_select(0, prompts)
+        )
     rows = prompts if len(table) > 1 else torch.zeros_like(prompts)
     return table[rows[:, None], columns]

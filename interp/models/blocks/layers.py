@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -12,9 +13,15 @@ from torch import Tensor
 
 from interp.models.traits import NormWeights, Traits
 
+_SQRT_2_OVER_PI = torch.tensor(math.sqrt(2 / math.pi))
+
 
 def _gelu_tanh(x: Tensor) -> Tensor:
-    return F.gelu(x, approximate="tanh")
+    if x.device.type != "cpu" or x.dtype != torch.float32 or x.requires_grad:
+        return F.gelu(x, approximate="tanh")
+    # torch's fused kernel has a scalar tanh: a few passes over a block in the cache take half the time
+    inner = torch.addcmul(_SQRT_2_OVER_PI, x, x, value=0.044715 * math.sqrt(2 / math.pi)).mul_(x)
+    return inner.tanh_().add_(1.0).mul_(x).mul_(0.5)
 
 
 def _quick_gelu(x: Tensor) -> Tensor:
@@ -37,8 +44,7 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "identity": _identity,
 }
-"""Activation functions by the names that configs use; the two spellings of the tanh form of GELU
-are one fused kernel here."""
+"""Activation functions by the names that configs use; the spellings of the tanh form of GELU are one."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +54,12 @@ class Linear:
     weight: Float[Tensor, "d_in d_out"]
     bias: Float[Tensor, " d_out"] | None = None
 
-    def __call__(self, x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_out"]:
-        return x @ self.weight if self.bias is None else torch.addmm(self.bias, x, self.weight)
+    def __call__(
+        self, x: Float[Tensor, "n d_in"], out: Float[Tensor, "n d_out"] | None = None
+    ) -> Float[Tensor, "n d_out"]:
+        if self.bias is None:
+            return torch.mm(x, self.weight, out=out)
+        return torch.addmm(self.bias, x, self.weight, out=out)
 
 
 def join_heads_out(weight: Float[Tensor, "head d_model d_head"]) -> Float[Tensor, "d_model out"]:

@@ -46,7 +46,9 @@ class Stack:
             return embedded, embedded
         return embedded, embedded + self.weights.W_pos[geometry.positions[:, start:]]
 
-    def geometry(self, tokens: Int[Tensor, "prompt pos"], mask: Bool[Tensor, "prompt pos"] | None) -> Geometry:
+    def geometry(
+        self, tokens: Int[Tensor, "prompt pos"], mask: Bool[Tensor, "prompt pos"] | None
+    ) -> Geometry:
         """Positions, visibility and rotation of a batch of prompts."""
         padded = mask is not None and not bool(mask.all())
         real = mask.to(tokens.device).bool() if mask is not None and padded else None
@@ -113,7 +115,7 @@ def _busy(model: Model) -> str:
     if model.module.training:
         return "the model is in training mode"
     points = {id(point) for point in model.hook_points.values()}
-    for module in model.module.modules():
+    for module in model.submodules:
         hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
         # TransformerLens keeps hooks of its own on wrapped modules, which change nothing
         if any(id(module) in points or not _is_wiring(hook) for hook in hooks):
@@ -142,5 +144,6 @@ def _compare(stack: Stack) -> str:
     size = float(theirs[mask].abs().max())
     if difference <= _TOLERANCE.get(model.dtype, _HALF_PRECISION) * max(size, 1.0):
         return ""
-    return f"its logits and those of the block functions differ by {difference:.2g} (their size is {size:.2g})"
-
+    return (
+        f"its logits and those of the block functions differ by {difference:.2g} (their size is {size:.2g})"
+    )

@@ -144,12 +144,8 @@ def rotate_by(module: Any, like: Tensor, positions: Tensor) -> tuple[Tensor, Ten
     return call_rotary(module.model.rotary_emb, like, positions)
 
 
-LLAMA = Family(
-    "llama", ("LlamaForCausalLM",), read_llama_traits, read_weights, LLAMA_HOOKS, rotary=rotate_by
-)
+LLAMA = Family("llama", ("LlamaForCausalLM",), read_llama_traits, read_weights, LLAMA_HOOKS, rotary=rotate_by)
 GEMMA2 = Family(
     "gemma2", ("Gemma2ForCausalLM",), read_gemma2_traits, read_weights, GEMMA2_HOOKS, rotary=rotate_by
 )
-QWEN3 = Family(
-    "qwen3", ("Qwen3ForCausalLM",), read_qwen3_traits, read_weights, LLAMA_HOOKS, rotary=rotate_by
-)
+QWEN3 = Family("qwen3", ("Qwen3ForCausalLM",), read_qwen3_traits, read_weights, LLAMA_HOOKS, rotary=rotate_by)

@@ -259,10 +259,11 @@ class Births:
             value = torch.where(where, new, old)[..., : every.stop]
             return value if component == "pattern" else block.weigh(value)
         geometry = self.base.geometry
-        rotation = (None, None)
         across = every if component == "k" else columns
-        if geometry.cos is not None and geometry.sin is not None:
-            rotation = tuple(take_columns(table, prompts, across) for table in (geometry.cos, geometry.sin))
+        rotation = [
+            None if table is None else take_columns(table, prompts, across)
+            for table in (geometry.cos, geometry.sin)
+        ]
         changed = self._patched(component, layer, cells, prompts, across, own, basis)
         if component == "k":
             keys = block.turn_keys(changed, *rotation).transpose(1, 2)
@@ -292,4 +293,3 @@ class Births:
         if basis is not None:
             new = old + restrict(new - old, basis)
         return torch.where(self.cells.mask(cells, prompts, columns)[:, :, None, None], new, old)
-

@@ -79,7 +79,7 @@ class Flights:
         stop = self.stop
         if stop is None:
             stop = int(self.read[torch.from_numpy(np.unique(plan.prompt[rows]))].max()) + 1
-        found = []
+        found: list[_Launch] = []
         for start in np.unique(plan.start[rows]):
             mine = rows[plan.start[rows] == start]
             mine = mine[np.argsort(plan.entry[mine], kind="stable")]
@@ -100,7 +100,10 @@ class Flights:
         for key, (rows, cells) in self.plan.later.items():
             waves = wave_of[rows]
             pending[key] = {
-                int(wave): (self._to_device(place[rows[waves == wave]]), self._to_device(cells[waves == wave]))
+                int(wave): (
+                    self._to_device(place[rows[waves == wave]]),
+                    self._to_device(cells[waves == wave]),
+                )
                 for wave in np.unique(waves[waves >= 0])
             }
         return Editor(self.stack, self.base, self.new, self.cells, {k: v for k, v in pending.items() if v})

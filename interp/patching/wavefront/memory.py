@@ -54,7 +54,9 @@ class Sizes:
         size = MLP_TOKENS if self.stack.model.device.type == "cpu" else MLP_TOKENS_ON_GPU
         return size * (3 if self.traits.gated_mlp else 2) * self.traits.d_mlp * self.itemsize
 
-    def prompt(self, kept_of_base: Iterable[tuple[str, int]], kept_of_source: Iterable[tuple[str, int]]) -> int:
+    def prompt(
+        self, kept_of_base: Iterable[tuple[str, int]], kept_of_source: Iterable[tuple[str, int]]
+    ) -> int:
         """One prompt of the base run and of the source run, with all that is kept of them."""
         t, n = self.traits, self.n_columns
         kept = n * ((t.n_layers + 1) * t.d_model + 2 * t.n_layers * t.n_kv_heads * t.d_head)

@@ -35,7 +35,6 @@ from interp.patching.wavefront.memory import Sizes, chunk_rows
 from interp.patching.wavefront.plan import RowPlan, plan_rows
 from interp.patching.wavefront.values import (
     Place,
-    Values,
     mean_activations,
     read_places,
     replacing_values,
@@ -120,7 +119,9 @@ class _Sweep:
         self.budget = budget
         self.source_places = read_places(places)
         self.base_places = {need for place in places for need in base_needs(*place, stack)}
-        self.base_places |= {place for place in self.source_places if place[0] not in ("resid_pre", "resid_post")}
+        self.base_places |= {
+            place for place in self.source_places if place[0] not in ("resid_pre", "resid_post")
+        }
         self.order = other_rows(len(request.task), request.seed) if request.ablation == "resample" else None
         self.sees_later = any(name == "attn_scores" for name, _ in places) and request.ablation != "source"
         self.notes: tuple[str, ...] = ()
@@ -200,9 +201,7 @@ class _Sweep:
         at = read[:, :, None].expand(-1, -1, resid.shape[-1])
         return self.stack.unembed(resid.gather(1, at), vocab)
 
-    def _run_rows(
-        self, flights: Flights, scorer: _Scorer, scores: Tensor, bar: tqdm, share: float
-    ) -> None:
+    def _run_rows(self, flights: Flights, scorer: _Scorer, scores: Tensor, bar: tqdm, share: float) -> None:
         plan, whole = flights.plan, self.request.metric.whole_batch
         sizes = self._sizes(self.request.task)
         kept = sizes.prompt(self.base_places, self.source_places) * scores.shape[1]

@@ -94,11 +94,8 @@ def mean_activations(
             total.index_add_(0, at[part][real[part]], value[real[part]])
     found = {}
     for place, total in totals.items():
-        if per_position:
-            mean = total / count.view(-1, *[1] * (total.ndim - 1))
-        else:
-            mean = total.sum(0) / count.sum()
-        found[place] = mean.to(stack.model.dtype)
+        each = count.view(-1, *[1] * (total.ndim - 1))
+        found[place] = (total / each if per_position else total.sum(0) / count.sum()).to(stack.model.dtype)
     return found
 
 
