@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from interp import plots as plots
     from interp import tasks as tasks
+    from interp.errors import BenchError as BenchError
     from interp.errors import DataFileError as DataFileError
     from interp.errors import ExportError as ExportError
     from interp.errors import InterpError as InterpError
@@ -46,8 +47,12 @@ if TYPE_CHECKING:
     from interp.models.intervene import intervene as intervene
     from interp.patching import check_ablation as check_ablation
     from interp.patching import patch as patch
+    from interp.patching import patch_paths as patch_paths
+    from interp.patching import patch_sets as patch_sets
     from interp.patching import patch_subspace as patch_subspace
+    from interp.patching import search_sets as search_sets
     from interp.results import PatchScores as PatchScores
+    from interp.results import SetScores as SetScores
     from interp.types import Site as Site
     from interp.types import parse_site as parse_site
     from interp.types import parse_sites as parse_sites
@@ -57,6 +62,7 @@ __version__ = "0.1.0"
 _ROOMS = ("plots", "tasks")
 _EXPORTS = {
     "interp.errors": (
+        "BenchError",
         "DataFileError",
         "ExportError",
         "InterpError",
@@ -86,8 +92,15 @@ _EXPORTS = {
         "scale",
         "zero",
     ),
-    "interp.patching": ("check_ablation", "patch", "patch_subspace"),
-    "interp.results": ("PatchScores",),
+    "interp.patching": (
+        "check_ablation",
+        "patch",
+        "patch_paths",
+        "patch_sets",
+        "patch_subspace",
+        "search_sets",
+    ),
+    "interp.results": ("PatchScores", "SetScores"),
     "interp.types": ("Site", "parse_site", "parse_sites"),
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}

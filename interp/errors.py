@@ -54,6 +54,10 @@ class DataFileError(InterpError):
     """A file is missing, truncated, corrupt or of a kind that is refused."""
 
 
+class BenchError(InterpError):
+    """A benchmark was asked for something that has no meaning, or its numbers are not the peer's."""
+
+
 class ExportError(InterpError):
     """A figure or report cannot be written."""
 

@@ -1,1 +1,18 @@
-"""Benchmarks: commands that measure this package against its peers, on speed and on agreement."""
+"""Benchmarks: commands that measure this package against its peers, on speed and on agreement.
+
+One file a benchmark (:mod:`~interp.bench.sweep`, :mod:`~interp.bench.growth`), each with a ``run_*``
+that gives a :class:`Report`; ``interp/cli/bench.py`` has one command for each. What they share:
+models and prompts (``cases``), the clock, the floor of operations (``flops``), the rows that are kept
+(``rows``) and where they were measured (``setting``). No figure is reported before the numbers agree.
+"""
+
+from interp.bench.cases import parse_shape as parse_shape
+from interp.bench.growth import GrowthPlan as GrowthPlan
+from interp.bench.growth import run_growth as run_growth
+from interp.bench.report import Report as Report
+from interp.bench.report import Table as Table
+from interp.bench.rows import append_rows as append_rows
+from interp.bench.rows import check_rows_file as check_rows_file
+from interp.bench.setting import describe_setting as describe_setting
+from interp.bench.sweep import SweepPlan as SweepPlan
+from interp.bench.sweep import run_sweep as run_sweep

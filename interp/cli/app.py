@@ -6,11 +6,13 @@ from typing import Annotated
 
 import typer
 
+from interp.cli.bench import bench_app
 from interp.cli.catalogue import list_models, list_tasks
 from interp.cli.errors import ErrorGroup
 from interp.cli.lab import open_lab
 from interp.cli.patch import run_patch
 from interp.cli.quickstart import run_quickstart
+from interp.cli.search_sets import run_search
 from interp.cli.train import train_model
 
 app = typer.Typer(
@@ -44,8 +46,10 @@ app.command("quickstart")(run_quickstart)
 app.command("models")(list_models)
 app.command("tasks")(list_tasks)
 app.command("patch")(run_patch)
+app.command("search-sets")(run_search)
 app.command("lab")(open_lab)
 app.command("train-model")(train_model)
+app.add_typer(bench_app, name="bench")
 
 
 def main() -> None:

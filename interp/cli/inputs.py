@@ -6,9 +6,9 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
-from interp.errors import ModelError, SiteError, TaskError
+from interp.errors import DataFileError, ModelError, PatchError, SiteError, TaskError, unknown_name
 
 if TYPE_CHECKING:
     import torch
@@ -110,3 +110,24 @@ def load_prompts(
     if file is not None:
         return tasks.from_file(model, file, n=n, **options)
     return tasks.load(task or "ioi", model, 32 if n is None else n, seed, **options)
+
+
+def check_choices(
+    task: str | None, task_file: Path | None, direction: str, ablation: str, metric: str | None
+) -> None:
+    """Refuse what can be refused before a model is loaded.
+
+    Raises :class:`TaskError`, :class:`DataFileError`, :class:`PatchError` or :class:`MetricError`.
+    """
+    from interp.tasks import resolve_metric
+    from interp.types import Ablation, Direction
+
+    if task is not None and task_file is not None:
+        raise TaskError("give --task or --task-file, not both.")
+    if task_file is not None and not task_file.is_file():
+        raise DataFileError(f"no file at {str(task_file)!r}.")
+    for kind, got, known in (("direction", direction, Direction), ("ablation", ablation, Ablation)):
+        if got not in get_args(known):
+            raise PatchError(unknown_name(kind, got, get_args(known)))
+    if metric is not None:
+        resolve_metric(metric)

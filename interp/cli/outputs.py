@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from interp.errors import ExportError, unknown_name
 
 if TYPE_CHECKING:
-    from interp.results import PatchScores
+    from interp.results import PatchScores, SetScores
     from interp.tasks import PromptPairs
 
 KINDS = {
@@ -49,18 +49,22 @@ def check_outputs(paths: Sequence[Path], **given: Path | None) -> list[Path]:
     return every
 
 
-def write_scores(path: Path, scores: PatchScores, prompts: PromptPairs) -> Path:
+def write_scores(path: Path, scores: PatchScores | SetScores, prompts: PromptPairs) -> Path:
     """Write scores in the kind that the ending of ``path`` means.
 
     Raises :class:`ExportError` when the file cannot be written.
     """
-    from interp.reports import patching_report, write_atomically
+    from interp.reports import patching_report, sets_report, write_atomically
+    from interp.results import SetScores
 
     kind = KINDS[path.suffix.lower()]
     if kind == "report":
+        if isinstance(scores, SetScores):
+            return sets_report(scores, path, prompts=prompts)
         return patching_report(scores, path, prompts=prompts)
     if kind == "json":
-        return write_atomically(path, json.dumps(scores_to_json(scores), indent=1, allow_nan=False) + "\n")
+        document = sets_to_json(scores) if isinstance(scores, SetScores) else scores_to_json(scores)
+        return write_atomically(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
     if kind == "csv":
         return write_atomically(path, scores.to_frame().to_csv(index=False))
     if kind == "parquet":
@@ -94,6 +98,31 @@ def scores_to_json(scores: PatchScores, k: int = 20) -> dict[str, Any]:
         for row in scores.top(k)
     ]
     document = {"provenance": scores.provenance.to_dict(), "top": top, "sites": sites}
+    plain: dict[str, Any] = _without_nan(document)
+    return plain
+
+
+def sets_to_json(scores: SetScores, k: int = 20) -> dict[str, Any]:
+    """Scores of sets as plain lists; a set is a list of indices into the members."""
+    columns = ("name", "value", "effect", "interaction", "raw")
+    top = {
+        f"top_by_{by}": [{key: getattr(row, key) for key in columns} for row in scores.top(k, by=by)]
+        for by in ("effect", "interaction")
+    }
+    document = {
+        "provenance": scores.provenance.to_dict(),
+        "clean": scores.clean,
+        "corrupted": scores.corrupted,
+        **top,
+        "members": list(scores.members),
+        "single_raw": scores.single_raw.tolist(),
+        "single_recovered": scores.single_values.tolist(),
+        "sets": [[i for i in row if i >= 0] for row in scores.sets.tolist()],
+        "raw": scores.raw.tolist(),
+        "recovered": scores.values.tolist(),
+        "interaction": scores.interaction.tolist(),
+        "path": None if scores.path is None else scores.path.tolist(),
+    }
     plain: dict[str, Any] = _without_nan(document)
     return plain
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 
@@ -43,7 +43,14 @@ def run_patch(
     """
     from rich.console import Console
 
-    from interp.cli.inputs import check_device, load_prompts, load_quietly, parse_options, split_sites
+    from interp.cli.inputs import (
+        check_choices,
+        check_device,
+        load_prompts,
+        load_quietly,
+        parse_options,
+        split_sites,
+    )
     from interp.cli.outputs import check_outputs, write_scores
     from interp.cli.tables import print_baselines, print_top
 
@@ -51,7 +58,7 @@ def run_patch(
     options = parse_options(option or [])
     where = check_device(device)
     places = split_sites(sites)
-    _check_choices(task, task_file, direction, ablation, metric)
+    check_choices(task, task_file, direction, ablation, metric)
     loaded = load_quietly(model, where, progress)
 
     from interp.patching import patch
@@ -71,22 +78,3 @@ def run_patch(
     for path in outputs:
         written = write_scores(path, found, prompts).absolute()
         console.print(f"Written: {written}", soft_wrap=True, highlight=False, markup=False)
-
-
-def _check_choices(
-    task: str | None, task_file: Path | None, direction: str, ablation: str, metric: str | None
-) -> None:
-    """Refuse what can be refused before a model is loaded."""
-    from interp.errors import DataFileError, PatchError, TaskError, unknown_name
-    from interp.tasks import resolve_metric
-    from interp.types import Ablation, Direction
-
-    if task is not None and task_file is not None:
-        raise TaskError("give --task or --task-file, not both.")
-    if task_file is not None and not task_file.is_file():
-        raise DataFileError(f"no file at {str(task_file)!r}.")
-    for kind, got, known in (("direction", direction, Direction), ("ablation", ablation, Ablation)):
-        if got not in get_args(known):
-            raise PatchError(unknown_name(kind, got, get_args(known)))
-    if metric is not None:
-        resolve_metric(metric)

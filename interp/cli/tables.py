@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from interp.results import AblationCheck, PatchScores
+    from interp.results import AblationCheck, PatchScores, SetScores
 
 
 _BAR = 10
@@ -20,9 +20,11 @@ _BAR = 10
 def print_baselines(console: Console, scores: PatchScores) -> None:
     """One line: what the metric is in the clean and in the corrupted run."""
     first = next(iter(scores.sites.values()))
-    console.print(
-        f"{escape(_metric(scores))}: clean [bold]{first.clean:.3f}[/], corrupted [bold]{first.corrupted:.3f}[/]"
-    )
+    _print_runs(console, _metric(scores), first.clean, first.corrupted)
+
+
+def _print_runs(console: Console, metric: str, clean: float, corrupted: float) -> None:
+    console.print(f"{escape(metric)}: clean [bold]{clean:.3f}[/], corrupted [bold]{corrupted:.3f}[/]")
 
 
 def print_top(
@@ -46,6 +48,27 @@ def print_top(
         numbers = [f"{row.value:.3f}", *[f"{row.effect:+.3f}"] * noise, f"{row.raw:.3f}"]
         table.add_row(escape(row.name), *[escape(row.site)] * several, *numbers, bar)
     console.print(table)
+
+
+def print_sets(console: Console, scores: SetScores, k: int) -> None:
+    """The baselines, the steps of a greedy search, and the ``k`` sets of the largest effect and interaction."""
+    _print_runs(console, _metric(scores), scores.clean, scores.corrupted)
+    if scores.path is not None:
+        values = scores.values.tolist()
+        steps = [f"{scores.members_at(i)[-1]} ({values[i]:.3f})" for i in scores.path.tolist()]
+        console.print(f"greedy (recovered): {' + '.join(steps)}", markup=False, highlight=False)
+    for by in ("effect", "interaction"):
+        console.print(f"largest {by}", style="bold", markup=False)
+        table = Table(box=SIMPLE_HEAD)
+        # long sets wrap, their numbers never do
+        table.add_column("set", overflow="fold")
+        for heading in ("recovered", "if additive", "interaction", _metric(scores)):
+            table.add_column(escape(heading), no_wrap=True, justify="right")
+        for row in scores.top(k, by=by):
+            additive = row.value - row.interaction
+            numbers = f"{row.value:.3f}", f"{additive:.3f}", f"{row.interaction:+.3f}", f"{row.raw:.3f}"
+            table.add_row(escape(row.name), *numbers)
+        console.print(table)
 
 
 def print_ablation(console: Console, check: AblationCheck) -> None:
@@ -73,5 +96,5 @@ def print_ablation(console: Console, check: AblationCheck) -> None:
     console.print(f"{check.random_as_strong:.0%} of the random sets move the metric as far.")
 
 
-def _metric(record: PatchScores | AblationCheck) -> str:
+def _metric(record: PatchScores | AblationCheck | SetScores) -> str:
     return record.provenance.metric or "metric"

@@ -7,7 +7,7 @@ the reference that faster backends are held to: it skips nothing and assumes not
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -66,20 +66,23 @@ def _run_chunk(
     n = len(chunk)
     tokens = base.repeat(n, 1)
     mask = None if task.attention_mask is None else task.attention_mask.repeat(n, 1)
-    with installed_edits(model, list(_edits(model, chunk, replacement))):
+    with installed_edits(model, list(cell_edits(model, chunk, replacement.value))):
         logits = model(tokens, mask, keep_columns=readout.columns)
     prompts = torch.arange(len(task), device=logits.device).repeat(n)
     return readout.score(logits, prompts).view(n, len(task))
 
 
-def _edits(model: Model, chunk: Sequence[Sequence[Cell]], replacement: Replacement) -> Iterator[HookEdit]:
+def cell_edits(
+    model: Model, chunk: Sequence[Sequence[Cell]], value: Callable[[str, int], Tensor]
+) -> Iterator[HookEdit]:
+    """Edits that write ``value`` of each cell's component and layer into the block of its group."""
     places: dict[tuple[str, int], list[tuple[int, Cell]]] = defaultdict(list)
     for block, group in enumerate(chunk):
         for cell in group:
             places[cell.component, cell.layer].append((block, cell))
     for (component, layer), here in places.items():
         found = tap(model.family, model.traits, component, layer)
-        yield from _edits_at(model, found, here, replacement.value(component, layer), len(chunk))
+        yield from _edits_at(model, found, here, value(component, layer), len(chunk))
 
 
 def _edits_at(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import get_args
 
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.models.model import Model
@@ -81,14 +82,17 @@ def patch(
     groups = [(cell,) for sweep in sweeps for cell in sweep.cells]
     scores = prepared.scores(groups, memory_budget, progress)
     found = {
-        str(sweep.site): _site_scores(sweep, part, prepared.clean, prepared.corrupted)
+        str(sweep.site): site_scores(sweep, part, prepared.clean, prepared.corrupted)
         for sweep, part in zip(sweeps, scores.split([len(sweep.cells) for sweep in sweeps]), strict=True)
     }
     reports = report_subspaces(prepared, sweeps, memory_budget)
     return PatchScores(found, prepared.provenance(method), reports)
 
 
-def _site_scores(sweep: Sweep, scores: Tensor, clean: float, corrupted: float) -> SiteScores:
+def site_scores(
+    sweep: Sweep, scores: Float[Tensor, "cell prompt"], clean: float, corrupted: float
+) -> SiteScores:
+    """Scores of a sweep's cells on the axes that the sweep lays them out on."""
     per_prompt = scores.view(*sweep.shape, -1)
     return SiteScores(
         site=str(sweep.site),

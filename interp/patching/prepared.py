@@ -17,9 +17,10 @@ from interp.models.model import Model
 from interp.patching.budget import rows_within
 from interp.patching.cells import Cell
 from interp.patching.hooked import run_hooked
+from interp.patching.hooked_paths import run_paths_hooked
 from interp.patching.readout import Readout
 from interp.patching.replacement import Replacement, build_replacement, check_kind
-from interp.patching.wavefront import Request, run_wavefront
+from interp.patching.wavefront import Paths, Request, run_wavefront
 from interp.results import Provenance
 from interp.tasks.base import PromptPairs
 from interp.tasks.metrics import MetricLike, resolve_metric
@@ -107,11 +108,29 @@ class Prepared:
             self.model, self.task, groups, replacement, self.readout, self.direction, rows, progress
         ).float()
 
+    def scores_along(
+        self, senders: Sequence[Cell], paths: Paths, memory_budget: int, progress: bool
+    ) -> Float[Tensor, "sender prompt"]:
+        """The metric of every prompt with each sender patched along its paths to the receivers only."""
+        if self.stack is not None:
+            groups = [(sender,) for sender in senders]
+            return self._in_flight(self.stack, groups, memory_budget, progress, paths)
+        _ = self._both
+        return run_paths_hooked(
+            self.model, self.task, senders, paths, self.replacement, self.readout, self.direction, progress
+        ).float()
+
     def _in_flight(
-        self, stack: Stack, groups: Sequence[Sequence[Cell]], memory_budget: int, progress: bool
+        self,
+        stack: Stack,
+        groups: Sequence[Sequence[Cell]],
+        memory_budget: int,
+        progress: bool,
+        paths: Paths | None = None,
     ) -> Tensor:
+        readout = self.readout
         request = Request(
-            self.task, groups, self.direction, self.ablation, self.readout.metric, self.reference, self.seed
+            self.task, groups, self.direction, self.ablation, readout.metric, self.reference, self.seed, paths
         )
         answer = run_wavefront(stack, request, memory_budget, progress)
         self._baselines = (float(answer.clean.mean()), float(answer.corrupted.mean()))

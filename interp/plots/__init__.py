@@ -12,5 +12,6 @@ from interp.plots.head_scores import plot_head_scores as plot_head_scores
 from interp.plots.logit_attribution import plot_logit_attribution as plot_logit_attribution
 from interp.plots.logit_lens import plot_logit_lens as plot_logit_lens
 from interp.plots.patching import plot_patching as plot_patching
+from interp.plots.sets import plot_sets as plot_sets
 from interp.plots.subspace import plot_subspace_report as plot_subspace_report
 from interp.plots.training import plot_training_curve as plot_training_curve

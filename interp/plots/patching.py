@@ -9,7 +9,7 @@ from interp.plots.patching_view import SiteView
 from interp.plots.sheet import Sheet
 from interp.results.scores import PatchScores
 
-_DONE = {
+DONE = {
     "denoise": "clean activations patched into the corrupted run",
     "noise": "corrupted activations patched into the clean run",
 }
@@ -71,7 +71,7 @@ def _band_of(view: SiteView) -> str:
 def _title(scores: PatchScores, chosen: list[str]) -> str:
     method = scores.provenance.method or "exact"
     name = "Activation patching" if method == "exact" else f"{method[:1].upper()}{method[1:]} patching"
-    return f"{name} of {', '.join(chosen)}: {_DONE[scores.direction]}"
+    return f"{name} of {', '.join(chosen)}: {DONE[scores.direction]}"
 
 
 def _subtitle(scores: PatchScores, views: list[SiteView]) -> str:

@@ -6,3 +6,4 @@ from interp.reports.page import Section as Section
 from interp.reports.page import Table as Table
 from interp.reports.page import write_report as write_report
 from interp.reports.patching import patching_report as patching_report
+from interp.reports.sets import sets_report as sets_report

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import islice
 from pathlib import Path
 
 from interp.reports.page import Section, Table, write_report
+from interp.reports.sections import provenance_section, summary_section
 from interp.results import AblationCheck, PatchScores, Provenance
 from interp.tasks import PromptPairs
 
-_SHOWN = 5
-"""Prompts in a report."""
 _DIRECTIONS = {
     "denoise": "Clean activations were put into the corrupted run, one site at a time. A recovered score of 1 "
     "means that the site alone brings the metric back to the clean run's; 0 means that it does nothing.",
@@ -56,14 +54,8 @@ def patching_report(
 
 def _summary(scores: PatchScores, prompts: PromptPairs | None) -> Section:
     first = next(iter(scores.sites.values()))
-    gap = first.clean - first.corrupted
-    rows = (("clean run", first.clean), ("corrupted run", first.corrupted), ("gap", gap))
-    tables = [Table(("baseline", scores.provenance.metric or "metric"), rows)]
-    if prompts is not None and prompts.clean_text and prompts.corrupted_text:
-        texts = zip(prompts.clean_text, prompts.corrupted_text, strict=True)
-        columns = ("clean prompt", "corrupted prompt")
-        tables.append(Table(columns, tuple(islice(texts, _SHOWN))))
-    return Section("What was done", (_DIRECTIONS[scores.direction],), tuple(tables))
+    text, metric = _DIRECTIONS[scores.direction], scores.provenance.metric
+    return summary_section(text, metric, first.clean, first.corrupted, prompts)
 
 
 def _top_sites(scores: PatchScores, k: int) -> Section:
@@ -98,14 +90,7 @@ def _subspace(key: str, scores: PatchScores) -> Section:
 
 
 def _provenance(made: Provenance, ablation: AblationCheck | None) -> Section:
-    fields = {name: value for name, value in made.to_dict().items() if name not in ("notes", "versions")}
-    rows = [(name.replace("_", " "), _plain(value)) for name, value in fields.items() if value is not None]
-    rows += [("note", note) for note in made.notes]
     more = () if ablation is None else ablation.provenance.notes
-    rows += [("note on the ablation", note) for note in more if note not in made.notes]
-    rows += list(made.versions.items())
-    return Section("Provenance", tables=(Table(("field", "value"), tuple(rows)),))
-
-
-def _plain(value: object) -> str:
-    return f"{value:.2f}" if isinstance(value, float) else str(value)
+    return provenance_section(
+        made, [("note on the ablation", note) for note in more if note not in made.notes]
+    )

@@ -16,4 +16,6 @@ from interp.results.record import Record as Record
 from interp.results.scores import PatchScores as PatchScores
 from interp.results.scores import RankedSite as RankedSite
 from interp.results.scores import SiteScores as SiteScores
+from interp.results.sets import RankedSet as RankedSet
+from interp.results.sets import SetScores as SetScores
 from interp.results.subspace import SubspaceReport as SubspaceReport

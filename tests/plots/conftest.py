@@ -19,6 +19,7 @@ from interp.results import (
     MethodAgreement,
     PatchScores,
     Provenance,
+    SetScores,
     SiteScores,
     SubspaceReport,
     TrainingHistory,
@@ -241,9 +242,47 @@ def make_history() -> Callable[..., TrainingHistory]:
 
 
 @pytest.fixture(scope="session")
+def make_sets() -> Callable[..., SetScores]:
+    """Every set of ``size`` members, with random scores."""
+
+    def make(
+        n: int = 6, size: int = 2, direction: str = "denoise", sets: Any = None, **changes: Any
+    ) -> SetScores:
+        generator = torch.Generator().manual_seed(10 + n)
+        sets = torch.combinations(torch.arange(n), size) if sets is None else torch.tensor(sets)
+        single = 1.2 * torch.randn(n, generator=generator) - 0.4
+        raw = single[sets.clamp(min=0)].sum(1) + torch.randn(len(sets), generator=generator)
+        known: dict[str, Any] = dict(
+            members=tuple(f"L{i // 12}H{i % 12}" for i in range(n)),
+            sets=sets,
+            raw=raw,
+            single_raw=single,
+            clean=3.3,
+            corrupted=-0.4,
+            provenance=provenance(direction=direction),
+        )
+        return SetScores(**known | changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_path(make_sets) -> Callable[..., SetScores]:
+    """A greedy search for three of five members, the last of which is named like markup."""
+
+    def make(**changes: Any) -> SetScores:
+        tried = [[2, i, -1] for i in (0, 1, 3, 4)] + [[2, 4, i] for i in (0, 1, 3)]
+        names = ("L0H0", "mlp_out L0", "resid_pre L1 @ <s>", "L1H<1>", "z & $q")
+        known: dict[str, Any] = dict(members=names, path=torch.tensor([0, 4, 6]))
+        return make_sets(5, sets=[[2, -1, -1], *tried], **known | changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def gallery(
     make_site, make_scores, make_patterns, make_lens, make_attribution, make_roles, make_report,
-    make_ablation, make_agreement, make_history,
+    make_ablation, make_agreement, make_history, make_sets, make_path,
 ) -> dict[str, Any]:  # fmt: skip
     """A record of every kind, in the sizes that break layouts."""
     stream = [make_site(name, ("layer", "pos"), (12, 40)) for name in ("resid_pre", "attn_out", "mlp_out")]
@@ -290,6 +329,13 @@ def gallery(
         "ablation": make_ablation(),
         "agreement": make_agreement(),
         "agreement all": make_agreement(chosen=False),
+        "sets pairs": make_sets(members=("L0H0", "mlp_out L0", "a @ <s>", "L1H<1>", "z & $q", "%{x}")),
+        "sets pairs many": make_sets(144, direction="noise"),
+        "sets pairs some": make_sets(sets=[[0, 1], [1, 0], [2, 5]]),
+        "sets pairs equal": make_sets(clean=1.0, corrupted=1.0),
+        "sets three": make_sets(12, 3, per_prompt=torch.zeros(220, 4)),
+        "sets one": make_sets(9, sets=[list(range(9))]),
+        "sets greedy": make_path(),
         "history": make_history(),
         "history plain": make_history(held_out=False),
     }

@@ -18,6 +18,8 @@ KINDS = [
     "patching bars", "patching nan", "patching equal", "attention", "attention many", "attention long",
     "lens", "lens many", "lens without targets", "attribution", "attribution many", "attribution plain",
     "roles", "roles many", "subspace", "ablation", "agreement", "agreement all", "history", "history plain",
+    "sets pairs", "sets pairs many", "sets pairs some", "sets pairs equal", "sets three", "sets one",
+    "sets greedy",
 ]  # fmt: skip
 # what no reader sees as text: data, templates (looked at on their own)
 HIDDEN = ("bdata", "dtype", "template", "hovertemplate", "texttemplate")

@@ -117,14 +117,15 @@ def _busy(model: Model) -> str:
     points = {id(point) for point in model.hook_points.values()}
     for module in model.submodules:
         hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
-        # TransformerLens keeps hooks of its own on wrapped modules, which change nothing
+        # TransformerLens and transformers keep hooks of their own on modules, which change nothing
         if any(id(module) in points or not _is_wiring(hook) for hook in hooks):
             return "the model has forward hooks of someone else's"
     return ""
 
 
 def _is_wiring(hook: object) -> bool:
-    return str(getattr(hook, "__module__", "")).startswith("transformer_lens.")
+    home = str(getattr(hook, "__module__", ""))
+    return home.startswith(("transformer_lens.", "transformers.utils.output_capturing"))
 
 
 @torch.no_grad()

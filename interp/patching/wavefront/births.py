@@ -157,7 +157,7 @@ class Births:
         block = self.stack.blocks[layer]
         W_out = block.mlp_out.weight
         neurons = self.cells.neurons[cells]
-        if bool((neurons >= 0).all()) and not self.stack.traits.post_norms:
+        if len(cells) and bool((neurons >= 0).all()) and not self.stack.traits.post_norms:
             delta = self._hidden_delta(component, layer, (*place, neurons), neurons, basis)
             return delta[:, None] * W_out[neurons]
         out = W_out.new_empty(len(cells), W_out.shape[1])

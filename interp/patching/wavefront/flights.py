@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,15 +20,15 @@ from interp.patching.wavefront.values import Values
 
 
 @dataclass
-class _Launch:
+class Launch:
     """The rows of a chunk that begin at one column, in the order in which they enter."""
 
     wave: Wave
     rows: np.ndarray
-    columns: Int[Tensor, "row k"] | None = None
-    """Columns still needed once the last layer has narrowed them."""
-    begun: int = 0
-    later: dict[tuple[str, int], tuple[Tensor, Tensor]] = field(default_factory=dict)
+    entry: np.ndarray
+    """Where each row enters."""
+    origin: Int[Tensor, " row"] | None = None
+    """Place of each row in an earlier launch of the same rows."""
 
 
 class Flights:
@@ -43,6 +43,7 @@ class Flights:
         plan: RowPlan,
         read: Int[Tensor, "prompt k"],
         stop: int | None = None,
+        prompts: Int[Tensor, " prompt"] | None = None,
     ) -> None:
         self.stack = stack
         self.base = base
@@ -51,6 +52,8 @@ class Flights:
         self.plan = plan
         self.read = read
         self.births = Births(stack, base, new, cells)
+        self.prompts = prompts
+        """The base run's prompts among those of the cells, where it has not all of them."""
         self.stop = stop
         """Column before which keys are seen; ``None`` is just after the last one that is read."""
 
@@ -74,21 +77,21 @@ class Flights:
         order = np.concatenate([launch.rows for launch in launches])
         return order, torch.cat([self._finish(launch.wave) for launch in launches])
 
-    def _launches(self, rows: np.ndarray) -> list[_Launch]:
+    def _launches(self, rows: np.ndarray) -> list[Launch]:
         plan, like = self.plan, self.base.stream[0]
         stop = self.stop
         if stop is None:
             stop = int(self.read[torch.from_numpy(np.unique(plan.prompt[rows]))].max()) + 1
-        found: list[_Launch] = []
+        found: list[Launch] = []
         for start in np.unique(plan.start[rows]):
             mine = rows[plan.start[rows] == start]
             mine = mine[np.argsort(plan.entry[mine], kind="stable")]
             empty = like.new_empty(0, stop - int(start), like.shape[-1])
             none = torch.empty(0, dtype=torch.long, device=like.device)
-            found.append(_Launch(Wave(len(found), int(start), stop, none, empty), mine))
+            found.append(Launch(Wave(len(found), int(start), stop, none, empty), mine, plan.entry[mine]))
         return found
 
-    def _watcher(self, launches: list[_Launch]) -> Watcher:
+    def _watcher(self, launches: Sequence[Launch]) -> Watcher:
         if not self.plan.later:
             return BLIND
         wave_of = np.full(len(self.plan), -1)
@@ -111,11 +114,10 @@ class Flights:
     def _to_device(self, numbers: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(numbers)).to(self.cells.device)
 
-    def _begin(self, launches: list[_Launch], entry: int, narrowed: bool = False) -> None:
+    def _begin(self, launches: Sequence[Launch], entry: int, narrowed: bool = False) -> None:
         """Put the rows that enter here in flight."""
         for launch in launches:
-            entries = self.plan.entry[launch.rows]
-            rows = launch.rows[entries == entry]
+            rows = launch.rows[launch.entry == entry]
             if not len(rows):
                 continue
             prompts = self._to_device(self.plan.prompt[rows])

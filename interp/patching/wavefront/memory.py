@@ -13,6 +13,9 @@ from interp.models.traits import Traits
 from interp.patching.wavefront.plan import RowPlan
 from interp.types import COMPONENT_AXES
 
+MOST_ON_CPU = 1 << 28
+"""Bytes of rows at once on a CPU; more fall out of the cache and are slower."""
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -23,6 +26,8 @@ class Sizes:
     n_read: int
     n_logits: int
     """Logits of one read column: the whole vocabulary, or a few of its entries."""
+    recorded: int = 0
+    """Numbers that path patching records for a token."""
 
     @property
     def traits(self) -> Traits:
@@ -38,7 +43,7 @@ class Sizes:
         """One row that begins at a column, with everything that its attention makes of it."""
         t, n = self.traits, self.n_columns
         tokens = n - start
-        stream = 8 * t.d_model + 4 * (t.n_heads + t.n_kv_heads) * t.d_head
+        stream = 8 * t.d_model + self.recorded + 4 * (t.n_heads + t.n_kv_heads) * t.d_head
         seen = 5 * t.n_kv_heads * t.d_head * n
         return (tokens * (stream + 3 * t.n_heads * n) + seen) * self.itemsize + tokens * 24 + self.readout
 
@@ -53,6 +58,11 @@ class Sizes:
         """The hidden layer of an MLP, which takes its tokens a few at a time."""
         size = MLP_TOKENS if self.stack.model.device.type == "cpu" else MLP_TOKENS_ON_GPU
         return size * (3 if self.traits.gated_mlp else 2) * self.traits.d_mlp * self.itemsize
+
+    def room(self, budget: int, kept: int) -> int:
+        """Bytes left for rows beside what is kept of the prompts; at least one byte."""
+        left = max(budget - kept - self.hidden, 1)
+        return min(left, MOST_ON_CPU) if self.stack.model.device.type == "cpu" else left
 
     def prompt(
         self, kept_of_base: Iterable[tuple[str, int]], kept_of_source: Iterable[tuple[str, int]]
@@ -77,6 +87,8 @@ class Sizes:
 
 def chunk_rows(plan: RowPlan, sizes: Sizes, budget: int, whole_groups: bool) -> Iterator[np.ndarray]:
     """Rows to run together, as many as fit in ``budget`` bytes; at least one (or one group)."""
+    if not len(plan):
+        return
     bytes_of = np.asarray(sizes.row(plan.start), dtype=np.float64)
     order = np.arange(len(plan))
     if whole_groups:
@@ -85,13 +97,11 @@ def chunk_rows(plan: RowPlan, sizes: Sizes, budget: int, whole_groups: bool) -> 
     else:
         unit = order
     begins = np.r_[0, np.flatnonzero(np.diff(unit)) + 1] if whole_groups else order
-    cost = np.add.reduceat(bytes_of[order], begins) if len(order) else np.empty(0)
-    ends = np.r_[begins[1:], len(order)]
+    cost = np.add.reduceat(bytes_of[order], begins)
     first, used = 0, 0.0
     for i in range(len(begins)):
         if used and used + cost[i] > budget:
             yield order[begins[first] : begins[i]]
             first, used = i, 0.0
         used += cost[i]
-    if len(begins):
-        yield order[begins[first] :]
+    yield order[begins[first] :]

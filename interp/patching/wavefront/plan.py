@@ -45,6 +45,18 @@ class RowPlan:
     def __len__(self) -> int:
         return len(self.group)
 
+    def select(self, rows: np.ndarray) -> RowPlan:
+        """Some of the rows, in their order; none of them may be written in flight."""
+        return RowPlan(
+            self.group[rows],
+            self.prompt[rows],
+            self.start[rows],
+            self.entry[rows],
+            self.birth[rows],
+            {},
+            self.n_columns,
+        )
+
     @property
     def n_tokens(self) -> int:
         """Tokens of all rows, each counted once."""

@@ -32,6 +32,13 @@ from interp.patching.wavefront.births import base_needs
 from interp.patching.wavefront.cells import CellTable
 from interp.patching.wavefront.flights import Flights
 from interp.patching.wavefront.memory import Sizes, chunk_rows
+from interp.patching.wavefront.paths import (
+    PathFlights,
+    Paths,
+    path_needs,
+    reachable_rows,
+    recorded_numbers,
+)
 from interp.patching.wavefront.plan import RowPlan, plan_rows
 from interp.patching.wavefront.values import (
     Place,
@@ -55,6 +62,8 @@ class Request:
     metric: Metric
     reference: PromptPairs | Tensor | None = None
     seed: int = 0
+    paths: Paths | None = None
+    """Groups are then single senders, patched along their paths to receivers only."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +131,8 @@ class _Sweep:
         self.base_places |= {
             place for place in self.source_places if place[0] not in ("resid_pre", "resid_post")
         }
+        if request.paths is not None:
+            self.base_places |= path_needs(request.paths, stack)
         self.order = other_rows(len(request.task), request.seed) if request.ablation == "resample" else None
         self.sees_later = any(name == "attn_scores" for name, _ in places) and request.ablation != "source"
         self.notes: tuple[str, ...] = ()
@@ -139,7 +150,10 @@ class _Sweep:
     def _sizes(self, task: PromptPairs) -> Sizes:
         reads = self.request.metric.reads(task)
         n_logits = self.stack.traits.d_vocab if reads.vocab is None else reads.vocab.shape[1]
-        return Sizes(self.stack, task.clean.shape[1], reads.positions.shape[1], n_logits)
+        n_columns, n_read = task.clean.shape[1], reads.positions.shape[1]
+        paths = self.request.paths
+        recorded = 0 if paths is None else recorded_numbers(paths, self.stack.traits)
+        return Sizes(self.stack, n_columns, n_read, n_logits, recorded)
 
     def run(self, rows: Int[Tensor, " prompt"], bar: tqdm) -> tuple[Tensor, Tensor, Tensor, int]:
         """Scores [group, prompt] and both baselines of some prompts, and how many rows it took."""
@@ -173,7 +187,12 @@ class _Sweep:
             self.request.metric.whole_batch,
         )
         stop = task.clean.shape[1] if self.sees_later else None
-        flights = Flights(self.stack, base, new, cells, plan, read, stop)
+        flights = Flights(self.stack, base, new, cells, plan, read, stop, rows)
+        if self.request.paths is not None:
+            plan = reachable_rows(plan, self.request.paths, self.stack.traits)
+            flights = PathFlights(
+                self.stack, base, new, cells, plan, read, stop, rows, paths=self.request.paths
+            )
         scores = base_score.expand(len(self.request.groups), -1).cpu().clone()
         scorer = _Scorer(self.stack, readout, picked[0], vocab, read)
         share = len(rows) / len(whole)
@@ -205,8 +224,7 @@ class _Sweep:
         plan, whole = flights.plan, self.request.metric.whole_batch
         sizes = self._sizes(self.request.task)
         kept = sizes.prompt(self.base_places, self.source_places) * scores.shape[1]
-        room = max(self.budget - kept - sizes.hidden, 1)
-        chunks = list(chunk_rows(plan, sizes, room, whole))[::-1]
+        chunks = list(chunk_rows(plan, sizes, sizes.room(self.budget, kept), whole))[::-1]
         left = np.bincount(plan.group, minlength=len(scores))
         bar.update(share * int((left == 0).sum()))
         while chunks:

@@ -1,0 +1,143 @@
+"""``interp bench``: measure this package against its peers, one command a benchmark."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import torch
+
+    from interp.bench import Report
+
+bench_app = typer.Typer(invoke_without_command=True)
+
+QuickOption = Annotated[bool, typer.Option("--quick", help="Fewer sizes and repeats: within a minute.")]
+CsvOption = Annotated[Path | None, typer.Option(help="Append the rows to this CSV file.")]
+SeedOption = Annotated[int, typer.Option(help="Of weights, prompts and sampled sites.")]
+ThreadsOption = Annotated[int | None, typer.Option(help="Of PyTorch; by default as many as it has.", min=1)]
+DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
+
+
+@bench_app.callback()
+def list_benchmarks(context: typer.Context) -> None:
+    """Measure this package against its peers; alone, list the benchmarks."""
+    if context.invoked_subcommand is not None:
+        return
+    commands = getattr(context.command, "commands", {})
+    width = max(len(name) for name in commands)
+    for name, command in commands.items():
+        typer.echo(f"{name:{width}s}  {command.get_short_help_str(limit=100)}")
+
+
+@bench_app.command("sweep")
+def run_sweep(
+    quick: QuickOption = False,
+    csv: CsvOption = None,
+    shape: Annotated[
+        list[str] | None, typer.Option(help="LAYERSxWIDTH of a GPT-2 model; may be repeated.")
+    ] = None,
+    difference: Annotated[
+        list[int] | None, typer.Option(help="First of 16 positions that differ; may be repeated.")
+    ] = None,
+    peer: Annotated[
+        str | None,
+        typer.Option(help="headline, all or sample: which variants of the peer run every site."),
+    ] = None,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = None,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Exact patching of every site against TransformerLens, and against the FLOP floor.
+
+    interp bench sweep --quick --csv sweep.csv
+    """
+    _share_cores(quick)
+    from interp import bench
+    from interp.bench.sweep_report import SweepRow
+
+    asked: dict[str, Any] = {"peer": peer, "threads": threads}
+    asked["shapes"] = tuple(bench.parse_shape(text) for text in shape or ()) or None
+    asked["differences"] = tuple(difference or ()) or None
+    plan = bench.SweepPlan.quick(seed) if quick else bench.SweepPlan(seed=seed)
+    plan = replace(plan, **{name: value for name, value in asked.items() if value is not None})
+    where, keep = _prepare(device, csv, SweepRow)
+    _print_report(bench.run_sweep(plan, where, _say, keep), csv)
+
+
+@bench_app.command("growth")
+def run_growth(
+    quick: QuickOption = False,
+    csv: CsvOption = None,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = None,
+    device: DeviceOption = "cpu",
+) -> None:
+    """How the time of a sweep grows with layers, positions and prompts.
+
+    interp bench growth --quick --csv growth.csv
+    """
+    _share_cores(quick)
+    from interp import bench
+    from interp.bench.growth_report import GrowthRow
+
+    plan = bench.GrowthPlan.quick(seed) if quick else bench.GrowthPlan(seed=seed)
+    plan = plan if threads is None else replace(plan, threads=threads)
+    where, keep = _prepare(device, csv, GrowthRow)
+    _print_report(bench.run_growth(plan, where, _say, keep), csv)
+
+
+def _share_cores(quick: bool) -> None:
+    """Let threads sleep while they wait, which OpenMP reads when torch is loaded.
+
+    By default they spin; where another process has a core, every small operation then waits for a
+    turn of the scheduler, and a quick look takes minutes and measures nothing.
+    """
+    if quick and "torch" not in sys.modules:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def _prepare(
+    device: str, csv: Path | None, kind: type[Any]
+) -> tuple[torch.device | None, Callable[[Sequence[Any]], None] | None]:
+    """The device, and what writes rows; a file that does not fit is refused before anything is measured."""
+    from interp.bench import append_rows, check_rows_file, describe_setting
+    from interp.cli.inputs import check_device
+
+    where = check_device(device)
+    if csv is None or where is None:
+        return where, None
+    check_rows_file(csv, kind)
+    return where, lambda rows: append_rows(csv, describe_setting(where), rows)
+
+
+def _say(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _print_report(report: Report[Any], csv: Path | None) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console()
+    for part in report.tables:
+        table = Table(box=SIMPLE_HEAD)
+        for number, heading in enumerate(part.headings):
+            table.add_column(escape(heading), justify="right" if number else "left", no_wrap=not number)
+        for cells in part.cells:
+            table.add_row(*map(escape, cells))
+        console.print(part.title, style="bold", markup=False, highlight=False, soft_wrap=True)
+        console.print(table)
+    for note in report.notes:
+        console.print(note, highlight=False, markup=False)
+    if csv is not None:
+        console.print(f"Written: {csv.absolute()}", soft_wrap=True, highlight=False, markup=False)
+    typer.echo(report.last_line)
