@@ -54,7 +54,10 @@ class Prepared:
         self.seed = seed
         self.readout = Readout(self.task, resolve_metric(metric, self.task))
         self.stack, self.backend_reason = _choose(model, backend)
-        self.notes: tuple[str, ...] = ()
+        self.notes: dict[str, None] = {}
+        """What the engine had to say; once each, however often it ran."""
+        self.n_run = 0
+        self.n_asked = 0
         self._baselines: tuple[float, float] | None = None
 
     @property
@@ -134,9 +137,16 @@ class Prepared:
         )
         answer = run_wavefront(stack, request, memory_budget, progress)
         self._baselines = (float(answer.clean.mean()), float(answer.corrupted.mean()))
-        n = answer.scores.numel()
-        self.notes = (*answer.notes, f"{answer.n_rows} of {n} patched runs were not provably the base run")
+        self.notes |= dict.fromkeys(answer.notes)
+        self.n_run, self.n_asked = self.n_run + answer.n_rows, self.n_asked + answer.scores.numel()
         return answer.scores
+
+    @property
+    def _engine_notes(self) -> tuple[str, ...]:
+        if not self.n_asked:
+            return ()
+        run = f"{self.n_run} of {self.n_asked} patched runs were not provably the base run, and were run"
+        return (*self.notes, run)
 
     def provenance(self, method: str, notes: tuple[str, ...] = ()) -> Provenance:
         """How a number made from this was made, up to now."""
@@ -156,7 +166,7 @@ class Prepared:
             device=str(self.model.device),
             dtype=str(self.model.dtype).removeprefix("torch."),
             seconds=time.perf_counter() - self.started,
-            notes=(*_notes(self.task, self.clean, self.corrupted), *self.notes, *notes),
+            notes=(*_notes(self.task, self.clean, self.corrupted), *self._engine_notes, *notes),
         )
 
 

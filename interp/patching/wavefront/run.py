@@ -144,7 +144,13 @@ class _Sweep:
         if self.request.metric.whole_batch:
             yield everything
             return
-        cost = self._sizes(task).prompt(self.base_places, self.source_places)
+        sizes = self._sizes(task)
+        cost = sizes.prompt(self.base_places, self.source_places)
+        least = cost + sizes.hidden + int(sizes.row(0))
+        if least > self.budget:
+            self.notes = (
+                f"memory_budget={self.budget} is less than the {least} bytes that one prompt and one row may take",
+            )
         yield from everything.split(max(1, int(self.budget // 2 // cost)))
 
     def _sizes(self, task: PromptPairs) -> Sizes:
