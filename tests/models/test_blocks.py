@@ -12,7 +12,7 @@ from tiny_models import FAMILIES, make_hf_model
 from torch import Tensor
 
 import interp
-from interp.models.blocks import Stack, UnsupportedError, Wave, attend, run_mlp, run_trace, stack_of
+from interp.models.blocks import Stack, UnsupportedError, Wave, attend, run_mlp, run_trace, run_traces, stack_of
 from interp.models.model import Model
 
 SUPPORTED = (
@@ -84,8 +84,7 @@ def test_resuming_after_a_shared_prefix(name: str) -> None:
     other = tokens.clone()
     other[:, 6:] = prompts(4)[0][:, 6:]
     places = {("z", 0), ("pattern", 1), ("k", 1)}
-    base = run_trace(stack, tokens, mask, places)
-    resumed = run_trace(stack, other, mask, places, base=base, start=6)
+    base, resumed = run_traces(stack, tokens, other, 6, mask, wanted_of_others=places)
     whole = run_trace(stack, other, mask, places)
     for place in places:
         # padding sees everything, later columns too, and is seen by none

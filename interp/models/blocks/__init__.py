@@ -17,3 +17,4 @@ from interp.models.blocks.stack import UnsupportedError as UnsupportedError
 from interp.models.blocks.stack import stack_of as stack_of
 from interp.models.blocks.trace import Trace as Trace
 from interp.models.blocks.trace import run_trace as run_trace
+from interp.models.blocks.trace import run_traces as run_traces

@@ -11,6 +11,7 @@ from interp.models.blocks.layers import (
     Linear,
     apply_stored_norm,
     join_heads_out,
+    join_linears,
     rms_norm,
     rotate,
 )
@@ -28,6 +29,10 @@ class Block:
         self.queries = Linear(join_heads_out(weights.W_Q), _joined(weights.b_Q))
         self.keys = Linear(join_heads_out(weights.W_K), _joined(weights.b_K))
         self.values = Linear(join_heads_out(weights.W_V), _joined(weights.b_V))
+        self._joined = {
+            names: join_linears([getattr(self, name) for name in names])
+            for names in (("queries", "keys", "values"), ("keys", "values"))
+        }
         self.output = Linear(weights.W_O.flatten(0, 1), weights.b_O)
         self.has_mlp = weights.W_in is not None
         if weights.W_in is not None and weights.W_out is not None:
@@ -39,6 +44,14 @@ class Block:
     def normalise(self, x: Float[Tensor, "*rest d"], norm: NormWeights | None) -> Float[Tensor, "*rest d"]:
         """``x`` through one of this block's norms."""
         return apply_stored_norm(x, norm, self.traits)
+
+    def project(self, x: Float[Tensor, "n d_model"], *names: str) -> list[Float[Tensor, "n out"]]:
+        """Queries, keys or values of normalised ``x``, in one product where their maps lie side by side."""
+        joined = self._joined.get(names)
+        if joined is None:
+            return [getattr(self, name)(x) for name in names]
+        sizes = [getattr(self, name).weight.shape[1] for name in names]
+        return list(joined(x).split(sizes, dim=1))
 
     def turn_queries(
         self, q: Float[Tensor, "row pos head d_head"], cos: Tensor | None, sin: Tensor | None

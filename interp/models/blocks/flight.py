@@ -124,12 +124,14 @@ def attend(
     block = stack.blocks[layer]
     _watch_stream("resid_pre", layer, waves, watcher)
     x = block.normalise(_flat(waves), block.weights.ln1)
-    keys = _split_heads(block.keys(x), waves, stack.traits.n_kv_heads)
-    values = _split_heads(block.values(x), waves, stack.traits.n_kv_heads)
+    names = ("keys", "values") if narrow_to is not None else ("queries", "keys", "values")
+    projected = dict(zip(names, block.project(x, *names), strict=True))
+    keys = _split_heads(projected["keys"], waves, stack.traits.n_kv_heads)
+    values = _split_heads(projected["values"], waves, stack.traits.n_kv_heads)
     met = [_meet(block, wave, k, v, base, watcher) for wave, k, v in zip(waves, keys, values, strict=True)]
     if narrow_to is not None:
-        x = _narrow(waves, x, narrow_to)
-    queries = _split_heads(block.queries(x), waves, stack.traits.n_heads)
+        projected["queries"] = block.queries(_narrow(waves, x, narrow_to))
+    queries = _split_heads(projected["queries"], waves, stack.traits.n_heads)
     z = [
         _mix_values(block, wave, q, *kv, base, watcher)
         for wave, q, kv in zip(waves, queries, met, strict=True)
@@ -283,7 +285,7 @@ def _views(flat: Tensor, waves: Sequence[Wave]) -> list[Tensor]:
     """A matrix of all waves' tokens as one [row, pos, d] for each wave."""
     shapes = [wave.resid.shape[:2] for wave in waves]
     parts = flat.split([rows * n for rows, n in shapes])
-    return [part.view(*shape, flat.shape[-1]) for part, shape in zip(parts, shapes, strict=True)]
+    return [part.unflatten(0, shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def _split_heads(flat: Tensor, waves: Sequence[Wave], n_heads: int) -> list[Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -60,6 +60,23 @@ class Linear:
         if self.bias is None:
             return torch.mm(x, self.weight, out=out)
         return torch.addmm(self.bias, x, self.weight, out=out)
+
+
+def join_linears(parts: Sequence[Linear]) -> Linear | None:
+    """One map for several that lie side by side in one stored matrix; ``None`` where they do not."""
+    first = parts[0].weight
+    at = first.storage_offset()
+    for part in parts:
+        weight = part.weight
+        same = weight.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        if not same or weight.stride() != (first.stride(0), 1) or weight.storage_offset() != at:
+            return None
+        at += weight.shape[1]
+    joined = first.as_strided((len(first), at - first.storage_offset()), first.stride())
+    biases = [part.bias for part in parts if part.bias is not None]
+    if len(biases) not in (0, len(parts)):
+        return None
+    return Linear(joined, torch.cat(biases) if biases else None)
 
 
 def join_heads_out(weight: Float[Tensor, "head d_model d_head"]) -> Float[Tensor, "d_model out"]:

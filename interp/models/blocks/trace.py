@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -41,19 +41,38 @@ class Trace:
 
 
 class _Recorder:
-    """Keeps what was asked for, and keys and values always."""
+    """Keeps what was asked for of one wave, and keys and values where later rows will read them."""
 
     def __init__(self, wanted: Iterable[tuple[str, int]], keep_keys: bool) -> None:
-        self.wanted = set(wanted)
+        self.wanted = {place for place in wanted if place[0] != "result"}
         self.always = ("keys", "values") if keep_keys else ()
         self.kept: dict[tuple[str, int], Tensor] = {}
+        self.keys: list[Tensor] = []
+        self.values: list[Tensor] = []
+        self.stream: list[Tensor] = []
 
     def wants(self, component: str, layer: int) -> bool:
         return component in self.always or (component, layer) in self.wanted
 
+    def keep(self, component: str, layer: int, value: Tensor) -> None:
+        if component in self.always:
+            (self.keys if component == "keys" else self.values).append(value.contiguous())
+        elif self.wants(component, layer):
+            # scores are masked and sums made in place further on, and rows are views of larger matrices
+            self.kept[component, layer] = value.clone()
+
+
+class _Recorders:
+    """A watcher with one recorder a wave."""
+
+    def __init__(self, each: Sequence[_Recorder]) -> None:
+        self.each = each
+
+    def wants(self, component: str, layer: int) -> bool:
+        return any(recorder.wants(component, layer) for recorder in self.each)
+
     def see(self, component: str, layer: int, wave: Wave, value: Tensor) -> Tensor:
-        # scores are masked and summed in place further on, and rows are views of larger matrices
-        self.kept[component, layer] = value.clone()
+        self.each[wave.index].keep(component, layer, value)
         return value
 
     def see_result(self, layer: int, wave: Wave, z: Tensor, o: Tensor) -> Tensor:
@@ -65,43 +84,56 @@ def run_trace(
     tokens: Int[Tensor, "prompt pos"],
     mask: Bool[Tensor, "prompt pos"] | None = None,
     wanted: Iterable[tuple[str, int]] = (),
-    *,
-    base: Trace | None = None,
-    start: int = 0,
-    keep_stream: bool = True,
 ) -> Trace:
-    """Run prompts and keep ``wanted`` activations, (component, layer).
+    """Run prompts and keep ``wanted`` activations, (component, layer)."""
+    geometry = stack.geometry(tokens, mask)
+    recorder = _Recorder(wanted, keep_keys=True)
+    trace = Trace(tokens, geometry, recorder.keys, recorder.values, recorder.stream, recorder.kept)
+    _run(stack, trace, [(tokens, 0, recorder)])
+    return trace
 
-    Where the first ``start`` tokens of every prompt are those of ``base``, only the columns after
-    them are computed, and the rest is taken from there to the bit; such a run keeps no keys and
-    values. ``keep_stream=False`` keeps the final residual stream only.
+
+def run_traces(
+    stack: Stack,
+    tokens: Int[Tensor, "prompt pos"],
+    others: Int[Tensor, "prompt pos"],
+    start: int,
+    mask: Bool[Tensor, "prompt pos"] | None = None,
+    wanted: Iterable[tuple[str, int]] = (),
+    wanted_of_others: Iterable[tuple[str, int]] = (),
+) -> tuple[Trace, Trace]:
+    """Two runs at once, of prompts and of others that have the same first ``start`` tokens row by row.
+
+    Of the others only the columns from ``start`` on are computed; what comes before is taken from
+    the first run to the bit. They keep no keys and values.
     """
-    wanted = set(wanted) - {("result", layer) for layer in range(len(stack.blocks))}
-    geometry = stack.geometry(tokens, mask) if base is None else base.geometry
-    watcher = _Recorder(wanted, keep_stream and base is None)
-    embedded, resid = stack.embed(tokens, geometry, start)
-    prompts = torch.arange(len(tokens), device=tokens.device)
-    wave = Wave(0, start, tokens.shape[1], prompts, resid)
-    kv = base if base is not None else Trace(tokens, geometry, [], [], [])
-    stream = [] if not keep_stream else [resid]
-    kept = {("embed", 0): embedded} if ("embed", 0) in wanted else {}
+    geometry = stack.geometry(tokens, mask)
+    shared = {place for place in wanted_of_others if place[0] != "result"}
+    first, second = _Recorder({*wanted, *shared}, keep_keys=True), _Recorder(shared, keep_keys=False)
+    base = Trace(tokens, geometry, first.keys, first.values, first.stream, first.kept)
+    _run(stack, base, [(tokens, 0, first), (others, start, second)])
+    stream = [
+        torch.cat([old[:, :start], new], dim=1) for old, new in zip(base.stream, second.stream, strict=True)
+    ]
+    kept = {key: _after(base[key], value, key[0], start) for key, value in second.kept.items()}
+    return base, Trace(others, geometry, [], [], stream, kept)
+
+
+def _run(stack: Stack, base: Trace, runs: Sequence[tuple[Tensor, int, _Recorder]]) -> None:
+    """Run the first of ``runs`` (tokens, first column, recorder), and the rest on its keys and values."""
+    recorders = [recorder for _, _, recorder in runs]
+    watcher, waves = _Recorders(recorders), []
+    for index, (tokens, start, recorder) in enumerate(runs):
+        embedded, resid = stack.embed(tokens, base.geometry, start)
+        recorder.keep("embed", 0, embedded)
+        recorder.stream.append(resid)
+        prompts = torch.arange(len(tokens), device=tokens.device)
+        waves.append(Wave(index, start, tokens.shape[1], prompts, resid))
     for layer in range(len(stack.blocks)):
-        attend(stack, layer, [wave], kv, watcher)
-        run_mlp(stack, layer, [wave], watcher)
-        if keep_stream or layer == len(stack.blocks) - 1:
-            stream.append(wave.resid)
-    kept |= watcher.kept
-    if base is not None and start:
-        stream = [
-            torch.cat([old[:, :start], new], dim=1)
-            for old, new in zip(base.stream[-len(stream) :], stream, strict=True)
-        ]
-        kept = {key: _after(base[key], value, key[0], start) for key, value in kept.items()}
-    keys, values = (
-        [kept.pop((name, layer)) for layer in range(len(stack.blocks)) if (name, layer) in kept]
-        for name in ("keys", "values")
-    )
-    return Trace(tokens, geometry, keys, values, stream, kept)
+        attend(stack, layer, waves, base, watcher)
+        run_mlp(stack, layer, waves, watcher)
+        for wave, recorder in zip(waves, recorders, strict=True):
+            recorder.stream.append(wave.resid)
 
 
 def _after(old: Tensor, new: Tensor, component: str, start: int) -> Tensor:

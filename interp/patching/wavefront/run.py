@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from interp.errors import PatchError
-from interp.models.blocks import Stack, Trace, run_trace
+from interp.models.blocks import Stack, Trace, run_trace, run_traces
 from interp.models.interventions import other_rows
 from interp.patching.budget import check_budget
 from interp.patching.cells import Cell, columns_of
@@ -210,11 +210,9 @@ class _Sweep:
         stack, kind, mask = self.stack, self.request.ablation, task.attention_mask
         denoise = self.request.direction == "denoise"
         base_tokens, other_tokens = (task.corrupted, task.clean) if denoise else (task.clean, task.corrupted)
-        base = run_trace(stack, base_tokens, mask, self.base_places)
         start = min(int(_first_difference(task).min()), task.clean.shape[1] - 1)
         wanted = self.source_places if kind == "source" else set()
-        streams = any(name in ("resid_pre", "resid_post") for name, _ in wanted)
-        other = run_trace(stack, other_tokens, mask, wanted, base=base, start=start, keep_stream=streams)
+        base, other = run_traces(stack, base_tokens, other_tokens, start, mask, self.base_places, wanted)
         if kind != "resample":
             return base, other, other
         assert self.order is not None
