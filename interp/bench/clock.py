@@ -39,8 +39,11 @@ def time_call(run: Callable[[], object], device: torch.device) -> float:
     return time.perf_counter() - started
 
 
-def measure_matmul_rate(d_model: int, device: torch.device, repeats: int = 20) -> float:
-    """Best rate, in FLOP/s, of fp32 products [1024, d] x [d, 4d] and [256, d] x [d, 4d]."""
+def measure_matmul_rate(d_model: int, device: torch.device, repeats: int = 3) -> float:
+    """Best rate, in FLOP/s, of a few fp32 products [1024, d] x [d, 4d] and [256, d] x [d, 4d].
+
+    A shared machine's rate drifts twofold within seconds: measure it beside what it is compared with.
+    """
     weight = torch.ones(d_model, 4 * d_model, device=device)
     best = 0.0
     for rows in MATMUL_ROWS:

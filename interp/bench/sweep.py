@@ -136,6 +136,8 @@ class _Bout:
         self.site = site
         self.say = say
         self.ours: list[float] = []
+        self.rates: list[float] = []
+        """Of matrix products, measured before each repeat of ours."""
         self.where = f"{site} {case}"
 
     def run(self) -> list[SweepRow]:
@@ -147,7 +149,6 @@ class _Bout:
             self.say(f"{self.where}: {len(sample)} sites compared with {kind}")
             theirs = peer.run_some(self.site, sample, autograd=False).values
             errors.append(refuse_disagreement(f"{self.where}, {kind}", take_error(scores, sample, theirs)))
-        rate = measure_matmul_rate(self.case.shape.d_model, self.task.clean.device)
         self._time_ours(self.plan.repeats)
         runs: dict[tuple[str, bool], PeerRun] = {}
         for kind in self.peers:
@@ -159,7 +160,7 @@ class _Bout:
                 runs[kind, autograd] = run
                 self._time_ours(self.plan.between)
         self._time_ours(self.plan.repeats)
-        return self._make_rows(runs, take_quantiles(self.ours), rate, max(errors))
+        return self._make_rows(runs, take_quantiles(self.ours), max(errors))
 
     def _patch(self) -> SiteScores:
         return patch(self.model, self.task, self.site, backend="wavefront", progress=False)[self.site]
@@ -168,6 +169,7 @@ class _Bout:
         device = self.task.clean.device
         spent = 0.0
         for _ in range(repeats):
+            self.rates.append(measure_matmul_rate(self.case.shape.d_model, device))
             self.ours.append(time_call(self._patch, device))
             spent += self.ours[-1]
             if spent >= self.plan.seconds:
@@ -199,8 +201,9 @@ class _Bout:
         return live[: self.plan.sample - n_inert] + inert[:n_inert]
 
     def _make_rows(
-        self, runs: dict[tuple[str, bool], PeerRun], ours: Quantiles, rate: float, error: float
+        self, runs: dict[tuple[str, bool], PeerRun], ours: Quantiles, error: float
     ) -> list[SweepRow]:
+        rate = take_quantiles(self.rates).p50
         case, n_sites = self.case, flops.count_sites(self.case, self.site)
         operations = flops.count_sweep(case, self.site)
         floor = operations / rate

@@ -67,7 +67,8 @@ NOTES = (
     "A sweep timed on some sites is scaled up to all. Ours: n repeats, median and p20 to p80.",
     "The first variant of each case is the headline: the class that transformer_lens.patching is documented for "
     "(HookedTransformer, where this version has it) with autograd as torch leaves it.",
-    "FLOP floor: the operations that are left (interp/bench/flops.py), at the best rate of a large product here.",
+    "FLOP floor: the operations that are left (interp/bench/flops.py), at the rate of large products, measured "
+    "before each repeat of ours (median).",
 )
 
 
