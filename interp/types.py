@@ -34,6 +34,9 @@ from interp.errors import SiteError, unknown_name
 Direction = Literal["denoise", "noise"]
 """``denoise``: clean activations into the corrupted run. ``noise``: corrupted into the clean run."""
 
+Backend = Literal["auto", "wavefront", "hooked"]
+"""How exact patching runs: the engine with rows in flight, hooks, or the first of these that can."""
+
 Ablation = Literal["source", "zero", "mean", "mean-per-position", "resample"]
 """What replaces an activation: the source run's, zeros, a mean, or another prompt's."""
 

@@ -113,20 +113,26 @@ def load_prompts(
 
 
 def check_choices(
-    task: str | None, task_file: Path | None, direction: str, ablation: str, metric: str | None
+    task: str | None,
+    task_file: Path | None,
+    direction: str,
+    ablation: str,
+    metric: str | None,
+    backend: str = "auto",
 ) -> None:
     """Refuse what can be refused before a model is loaded.
 
     Raises :class:`TaskError`, :class:`DataFileError`, :class:`PatchError` or :class:`MetricError`.
     """
     from interp.tasks import resolve_metric
-    from interp.types import Ablation, Direction
+    from interp.types import Ablation, Backend, Direction
 
     if task is not None and task_file is not None:
         raise TaskError("give --task or --task-file, not both.")
     if task_file is not None and not task_file.is_file():
         raise DataFileError(f"no file at {str(task_file)!r}.")
-    for kind, got, known in (("direction", direction, Direction), ("ablation", ablation, Ablation)):
+    choices = (("direction", direction, Direction), ("ablation", ablation, Ablation), ("backend", backend, Backend))
+    for kind, got, known in choices:
         if got not in get_args(known):
             raise PatchError(unknown_name(kind, got, get_args(known)))
     if metric is not None:

@@ -26,6 +26,15 @@ def run_patch(
     metric: Annotated[str | None, typer.Option(help="A metric's name; the task's own by default.")] = None,
     n: Annotated[int | None, typer.Option(help="Prompt pairs: 32 by default, all of a file.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Which prompts, and the choices of resample.")] = 0,
+    backend: Annotated[str, typer.Option(help="auto, wavefront or hooked.")] = "auto",
+    memory: Annotated[
+        int, typer.Option(help="Memory for activations beside the weights, in MiB.", min=1)
+    ] = 1024,
+    receivers: Annotated[
+        str | None,
+        typer.Option(help="Patch along paths: --sites send to these only, such as q[2.1]@END,v[2.1]."),
+    ] = None,
+    mlps: Annotated[str, typer.Option(help="MLPs between sender and receivers: frozen or recomputed.")] = "frozen",
     top: Annotated[int, typer.Option(help="Places in the terminal's table.", min=1)] = 10,
     out: Annotated[
         list[Path] | None,
@@ -58,19 +67,28 @@ def run_patch(
     options = parse_options(option or [])
     where = check_device(device)
     places = split_sites(sites)
-    check_choices(task, task_file, direction, ablation, metric)
+    check_choices(task, task_file, direction, ablation, metric, backend)
+    ends = split_sites(receivers) if receivers is not None else None
     loaded = load_quietly(model, where, progress)
 
-    from interp.patching import patch
+    from interp.patching import patch, patch_paths
 
     prompts = load_prompts(loaded, task, task_file, n, seed, options)
     choices: dict[str, Any] = {"direction": direction, "ablation": ablation, "metric": metric}
-    found = patch(loaded, prompts, places, seed=seed, progress=progress, **choices)
+    choices |= {"backend": backend, "memory_budget": memory << 20}
+    choices |= {"seed": seed, "progress": progress}
+    if ends is None:
+        found = patch(loaded, prompts, places, **choices)
+    else:
+        found = patch_paths(loaded, prompts, places, ends, mlps=mlps, **choices)
     console = Console()
     console.print(found.provenance.summary(), markup=False, highlight=False)
     print_baselines(console, found)
     print_top(console, found, top)
-    for note in found.provenance.notes:
+    made = found.provenance
+    if made.backend == "hooked" and backend == "auto":
+        console.print(f"note: patched through hooks, {made.backend_reason}", markup=False, highlight=False)
+    for note in made.notes:
         console.print(f"note: {note}", markup=False, highlight=False)
     for key, report in found.reports.items():
         if report.warning:

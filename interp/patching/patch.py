@@ -49,7 +49,12 @@ def patch(
     ``ablation`` replaces the source run's activation by zeros, by a mean over ``reference``
     (default: the source run's own prompts) or by another prompt's. ``metric`` is a name, a
     :class:`Metric` or a function of logits [batch, pos, d_vocab]; by default the task's own, else
-    the logit difference at the last position, averaged over prompts. ``memory_budget`` is in bytes.
+    the logit difference at the last position, averaged over prompts.
+
+    ``backend="auto"`` takes the wavefront engine (:mod:`interp.patching.wavefront`) where its block
+    functions give the model's own logits, and hooks elsewhere; the scores are the same up to rounding,
+    and the provenance says which it was and why. ``memory_budget`` bounds the bytes of activations
+    held at once, on a CPU or GPU; it changes no number.
 
     Where prompts are of unequal length, position p is each prompt's own p-th token, and prompts
     that have none keep their base metric there.

@@ -24,9 +24,9 @@ from interp.patching.wavefront import Paths, Request, run_wavefront
 from interp.results import Provenance
 from interp.tasks.base import PromptPairs
 from interp.tasks.metrics import MetricLike, resolve_metric
-from interp.types import Ablation, Direction
+from interp.types import Ablation, Backend, Direction
 
-BACKENDS = ("auto", "wavefront", "hooked")
+BACKENDS = get_args(Backend)
 
 
 class Prepared:
@@ -145,7 +145,7 @@ class Prepared:
     def _engine_notes(self) -> tuple[str, ...]:
         if not self.n_asked:
             return ()
-        run = f"{self.n_run} of {self.n_asked} patched runs were not provably the base run, and were run"
+        run = f"{self.n_run} of {self.n_asked} patched runs were not provably the base run"
         return (*self.notes, run)
 
     def provenance(self, method: str, notes: tuple[str, ...] = ()) -> Provenance:

@@ -122,3 +122,33 @@ def test_a_folder_that_is_no_model_is_refused(refuse, tmp_path):
 def test_an_output_is_refused_before_the_model_is_loaded(refuse, monkeypatch):
     monkeypatch.setattr("interp.cli.inputs.load_quietly", lambda *_, **__: pytest.fail("a model was loaded"))
     refuse("patch", "--out", "/dev/null/report.html")
+
+
+def test_the_backend_and_the_memory_change_no_number(run, pairs, tmp_path, expected):
+    more = ["--backend", "hooked", "--memory", 1, "--json", "j.json"]
+    assert _patch(run, pairs, *more).exit_code == 0
+    document = json.loads((tmp_path / "j.json").read_text())
+    assert document["provenance"]["backend"] == "hooked"
+    for site in expected:
+        values = [x for row in document["sites"][site]["raw"] for x in row]
+        assert values == pytest.approx(expected[site].raw.flatten().tolist(), abs=1e-5)
+    refused = _patch(run, pairs, "--backend", "hookd")
+    assert refused.exit_code == 2 and "did you mean 'hooked'" in refused.output
+
+
+def test_receivers_make_it_path_patching(run, pairs, tmp_path):
+    more = ["--sites", "z[0]", "--receivers", "q[1.0]@END, k[1.0]", "--mlps", "recomputed", "--json", "j.json"]
+    assert _patch(run, pairs, *more).exit_code == 0
+    document = json.loads((tmp_path / "j.json").read_text())
+    model = interp.load_model("micro")
+    expected = interp.patch_paths(
+        model,
+        tasks.from_file(model, pairs),
+        "z[0]",
+        ["q[1.0]@END", "k[1.0]"],
+        mlps="recomputed",
+        progress=False,
+    )
+    assert document["sites"]["z[0]"]["raw"] == expected["z[0]"].raw.tolist()
+    assert document["provenance"]["method"] == "paths"
+    assert any("q[1.0]@END" in note for note in document["provenance"]["notes"])
