@@ -131,7 +131,11 @@ def check_choices(
         raise TaskError("give --task or --task-file, not both.")
     if task_file is not None and not task_file.is_file():
         raise DataFileError(f"no file at {str(task_file)!r}.")
-    choices = (("direction", direction, Direction), ("ablation", ablation, Ablation), ("backend", backend, Backend))
+    choices = (
+        ("direction", direction, Direction),
+        ("ablation", ablation, Ablation),
+        ("backend", backend, Backend),
+    )
     for kind, got, known in choices:
         if got not in get_args(known):
             raise PatchError(unknown_name(kind, got, get_args(known)))

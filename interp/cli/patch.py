@@ -34,7 +34,9 @@ def run_patch(
         str | None,
         typer.Option(help="Patch along paths: --sites send to these only, such as q[2.1]@END,v[2.1]."),
     ] = None,
-    mlps: Annotated[str, typer.Option(help="MLPs between sender and receivers: frozen or recomputed.")] = "frozen",
+    mlps: Annotated[
+        str, typer.Option(help="MLPs between sender and receivers: frozen or recomputed.")
+    ] = "frozen",
     top: Annotated[int, typer.Option(help="Places in the terminal's table.", min=1)] = 10,
     out: Annotated[
         list[Path] | None,

@@ -137,7 +137,16 @@ def test_the_backend_and_the_memory_change_no_number(run, pairs, tmp_path, expec
 
 
 def test_receivers_make_it_path_patching(run, pairs, tmp_path):
-    more = ["--sites", "z[0]", "--receivers", "q[1.0]@END, k[1.0]", "--mlps", "recomputed", "--json", "j.json"]
+    more = [
+        "--sites",
+        "z[0]",
+        "--receivers",
+        "q[1.0]@END, k[1.0]",
+        "--mlps",
+        "recomputed",
+        "--json",
+        "j.json",
+    ]
     assert _patch(run, pairs, *more).exit_code == 0
     document = json.loads((tmp_path / "j.json").read_text())
     model = interp.load_model("micro")

@@ -12,7 +12,16 @@ from tiny_models import FAMILIES, make_hf_model
 from torch import Tensor
 
 import interp
-from interp.models.blocks import Stack, UnsupportedError, Wave, attend, run_mlp, run_trace, run_traces, stack_of
+from interp.models.blocks import (
+    Stack,
+    UnsupportedError,
+    Wave,
+    attend,
+    run_mlp,
+    run_trace,
+    run_traces,
+    stack_of,
+)
 from interp.models.model import Model
 
 SUPPORTED = (

@@ -72,14 +72,13 @@ class Block:
 
     def score(
         self,
-        q: Float[Tensor, "row kv_head group_dest d_head"],
-        k: Float[Tensor, "row kv_head src d_head"],
+        products: Float[Tensor, "row kv_head group_dest src"],
         visible: Bool[Tensor, "#row #head dest src"],
         group: int,
     ) -> Float[Tensor, "row head dest src"]:
-        """Attention scores after scale, soft cap and mask; each key head serves ``group`` query heads,
-        which stand one after another on the query axis."""
-        scores = (q @ k.transpose(-1, -2)).mul_(self.traits.attn_scale)
+        """Attention scores from products of queries and keys: scale, soft cap and mask. Each key head serves
+        ``group`` query heads, which stand one after another on the query axis. ``products`` is used up."""
+        scores = products.mul_(self.traits.attn_scale)
         scores = scores.view(len(scores), -1, scores.shape[2] // group, scores.shape[3])
         if self.traits.attn_soft_cap is not None:
             scores = scores.div_(self.traits.attn_soft_cap).tanh_().mul_(self.traits.attn_soft_cap)

@@ -25,6 +25,48 @@ MLP_TOKENS = 128
 MLP_TOKENS_ON_GPU = 16384
 
 
+@dataclass(frozen=True)
+class Places:
+    """Rows by their prompts, so that each prompt's rows meet its keys in one product."""
+
+    rows: Int[Tensor, "prompt slot"]
+    """The rows of each prompt that has any, filled up with row 0."""
+    prompt: Int[Tensor, " row"]
+    slot: Int[Tensor, " row"]
+    """Where each row stands among those of its prompt."""
+    in_turn: bool
+    """Whether the prompts take turns: first row of each, second row of each ..."""
+
+    @classmethod
+    def of(cls, prompts: Int[Tensor, " row"]) -> Places:
+        """From the prompt of each row."""
+        row = torch.arange(len(prompts), device=prompts.device)
+        n = int(prompts.max()) + 1
+        if len(row) % n == 0 and torch.equal(prompts, row % n):
+            return cls(row.view(-1, n).T, prompts, row // n, True)
+        present, own = prompts.unique(return_inverse=True)
+        one = torch.nn.functional.one_hot(own, len(present))
+        slot = (one.cumsum(0) - 1).gather(1, own[:, None])[:, 0]
+        rows = torch.zeros(len(present), int(slot.max()) + 1, dtype=torch.long, device=prompts.device)
+        rows[own, slot] = row
+        return cls(rows, own, slot, False)
+
+    def group(self, x: Float[Tensor, "row kv_head n d"]) -> Float[Tensor, "prompt kv_head m d"]:
+        """The rows of each prompt side by side."""
+        if self.in_turn:
+            turns = x.unflatten(0, (self.rows.shape[1], self.rows.shape[0]))
+            return turns.permute(1, 2, 0, 3, 4).flatten(2, 3)
+        heads = torch.arange(x.shape[1], device=x.device)
+        return x[self.rows[:, None, :], heads[None, :, None]].flatten(2, 3)
+
+    def ungroup(self, x: Float[Tensor, "prompt kv_head m d"], n: int) -> Float[Tensor, "row kv_head n d"]:
+        """Back to one row after another, ``n`` entries each."""
+        x = x.unflatten(2, (-1, n))
+        if self.in_turn:
+            return x.permute(2, 0, 1, 3, 4).flatten(0, 1)
+        return x[self.prompt, :, self.slot]
+
+
 @dataclass
 class Wave:
     """Rows that begin at one column and end before another."""
@@ -39,10 +81,13 @@ class Wave:
     """Which columns ``resid`` holds: all from ``start`` to ``stop``, or those still needed."""
     attn_out: Float[Tensor, "row pos d_model"] | None = None
     """Of the layer now running, where attention and MLP run in parallel."""
+    places: Places | None = None
 
     def __post_init__(self) -> None:
         if self.columns is None:
             self.columns = slice(self.start, self.stop)
+        if self.start and len(self.prompts):
+            self.places = Places.of(self.prompts)
 
     @property
     def n_rows(self) -> int:
@@ -52,6 +97,7 @@ class Wave:
         """Put further rows in flight."""
         self.prompts = torch.cat([self.prompts, prompts])
         self.resid = torch.cat([self.resid, resid])
+        self.places = Places.of(self.prompts) if self.start else None
 
     def take(self, table: Shaped[Tensor, "prompt pos ..."]) -> Shaped[Tensor, "row k ..."]:
         """What a table of the base prompts holds at the columns of these rows."""
@@ -175,19 +221,13 @@ def run_mlp(stack: Stack, layer: int, waves: Sequence[Wave], watcher: Watcher = 
 def _meet(
     block: Block, wave: Wave, k: Tensor, v: Tensor, base: KeyValues, watcher: Watcher
 ) -> tuple[Tensor, Tensor]:
-    """Keys and values [row, kv_head, src, d_head] that a wave's queries meet: the base run's, then its own."""
+    """A wave's own keys and values [row, kv_head, src, d_head], as its queries meet them."""
     k, v = _seen("k", block.layer, wave, k, watcher), _seen("v", block.layer, wave, v, watcher)
     cos, sin = _rotation(wave, base.geometry)
     k, v = (x.transpose(1, 2) for x in (block.turn_keys(k, cos, sin), v))
     _seen("keys", block.layer, wave, k, watcher)
     _seen("values", block.layer, wave, v, watcher)
-    if wave.start == 0:
-        return k, v
-    before_k, before_v = (
-        table[block.layer][:, :, : wave.start].index_select(0, wave.prompts)
-        for table in (base.keys, base.values)
-    )
-    return torch.cat([before_k, k], dim=2), torch.cat([before_v, v], dim=2)
+    return k, v
 
 
 def _mix_values(
@@ -200,12 +240,46 @@ def _mix_values(
     q = q.transpose(1, 2)
     _seen("queries", layer, wave, q, watcher)
     q = q.reshape(n_rows, n_kv, group * n_dest, q.shape[-1])
+    products = q @ k.transpose(-1, -2)
+    before = _Before(wave, base, layer)
+    if before.n:
+        products = torch.cat([before.products(q), products], dim=-1)
     visible = wave.take(base.geometry.visible[block.window])[:, None, :, : wave.stop]
-    scores = _seen("attn_scores", layer, wave, block.score(q, k, visible, group), watcher)
+    scores = _seen("attn_scores", layer, wave, block.score(products, visible, group), watcher)
     pattern = _seen("pattern", layer, wave, block.weigh(scores), watcher)
-    z = pattern.reshape(n_rows, n_kv, group * n_dest, -1) @ v
+    pattern = pattern.reshape(n_rows, n_kv, group * n_dest, -1)
+    z = pattern[..., before.n :] @ v
+    if before.n:
+        z = z + before.mix(pattern[..., : before.n])
     z = z.view(n_rows, n_kv * group, n_dest, -1).transpose(1, 2)
     return _seen("z", layer, wave, z, watcher)
+
+
+class _Before:
+    """The base run's keys and values before a wave begins, which are never copied for its rows."""
+
+    def __init__(self, wave: Wave, base: KeyValues, layer: int) -> None:
+        self.n = wave.start
+        if wave.start:
+            assert wave.places is not None
+            self.places = wave.places
+            present = wave.prompts[wave.places.rows[:, 0]]
+            tables = (base.keys[layer], base.values[layer])
+            every = len(present) == len(tables[0])
+            self.keys, self.values = (
+                table[:, :, : self.n] if every else table[:, :, : self.n].index_select(0, present)
+                for table in tables
+            )
+
+    def products(self, q: Float[Tensor, "row kv_head n d_head"]) -> Float[Tensor, "row kv_head n before"]:
+        """Queries times these keys."""
+        grouped = self.places.group(q) @ self.keys.transpose(-1, -2)
+        return self.places.ungroup(grouped, q.shape[2])
+
+    def mix(self, pattern: Float[Tensor, "row kv_head n before"]) -> Float[Tensor, "row kv_head n d_head"]:
+        """These values, weighted."""
+        grouped = self.places.group(pattern) @ self.values
+        return self.places.ungroup(grouped, pattern.shape[2])
 
 
 def _rotation(wave: Wave, geometry: Geometry) -> tuple[Tensor | None, Tensor | None]:

@@ -273,9 +273,8 @@ class Births:
             queries = block.turn_queries(changed, *rotation).transpose(1, 2)
         visible = take_columns(geometry.visible[block.window], prompts, columns)[:, None, :, : every.stop]
         n_served, n_dest = queries.shape[1:3]
-        return block.weigh(
-            block.score(queries.reshape(len(queries), 1, n_served * n_dest, -1), keys, visible, n_served)
-        )
+        products = queries.reshape(len(queries), 1, n_served * n_dest, -1) @ keys.transpose(-1, -2)
+        return block.weigh(block.score(products, visible, n_served))
 
     def _patched(
         self,

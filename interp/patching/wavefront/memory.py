@@ -43,9 +43,10 @@ class Sizes:
         """One row that begins at a column, with everything that its attention makes of it."""
         t, n = self.traits, self.n_columns
         tokens = n - start
-        stream = 8 * t.d_model + self.recorded + 4 * (t.n_heads + t.n_kv_heads) * t.d_head
-        seen = 5 * t.n_kv_heads * t.d_head * n
-        return (tokens * (stream + 3 * t.n_heads * n) + seen) * self.itemsize + tokens * 24 + self.readout
+        stream = 8 * t.d_model + self.recorded + 8 * (t.n_heads + t.n_kv_heads) * t.d_head
+        # one head's keys and values are copied where a row begins with one of them changed
+        seen = 4 * t.d_head * n
+        return (tokens * (stream + 5 * t.n_heads * n) + seen) * self.itemsize + tokens * 24 + self.readout
 
     @property
     def readout(self) -> int:

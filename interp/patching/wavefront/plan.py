@@ -193,19 +193,15 @@ def _differences(component: str, layer: int, base: Trace, new: Values) -> Bool[T
 def _first_of(
     cells: CellTable, numbers: Int[Tensor, " cell"], differs: Bool[Tensor, "prompt pos part"]
 ) -> Int[Tensor, "cell prompt"]:
-    found = torch.empty(len(numbers), len(differs), dtype=torch.long, device=differs.device)
     part = torch.maximum(cells.heads, cells.neurons)[numbers]
     whole = differs.any(-1) if differs.shape[-1] > 1 else differs[..., 0]
+    found = _first_true(whole & cells.wheres)[cells.where_ids[numbers]]
+    if not bool((part >= 0).any()):
+        return found
     for where in cells.where_ids[numbers].unique().tolist():
-        mine = (cells.where_ids[numbers] == where).nonzero()[:, 0]
-        changed = (differs & cells.wheres[where][..., None]) if bool((part[mine] >= 0).any()) else None
-        either = _first_true(whole & cells.wheres[where])
-        if changed is None:
-            found[mine] = either
-        else:
-            by_part = _first_true(changed.transpose(1, 2))
-            own = by_part[:, part[mine].clamp(min=0)].T
-            found[mine] = torch.where(part[mine, None] >= 0, own, either[None])
+        mine = ((cells.where_ids[numbers] == where) & (part >= 0)).nonzero()[:, 0]
+        by_part = _first_true((differs & cells.wheres[where][..., None]).transpose(1, 2))
+        found[mine] = by_part[:, part[mine]].T
     return found
 
 
