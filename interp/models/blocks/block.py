@@ -29,7 +29,7 @@ class Block:
         self.queries = Linear(join_heads_out(weights.W_Q), _joined(weights.b_Q))
         self.keys = Linear(join_heads_out(weights.W_K), _joined(weights.b_K))
         self.values = Linear(join_heads_out(weights.W_V), _joined(weights.b_V))
-        self._joined = {
+        self._joined: dict[tuple[str, ...], Linear | None] = {
             names: join_linears([getattr(self, name) for name in names])
             for names in (("queries", "keys", "values"), ("keys", "values"))
         }
