@@ -279,6 +279,10 @@ def _read(source: Source, part: Tensor, place: Place, kind: str) -> tuple[Tensor
     value = source.to(part)
     if value.ndim == len(place.site.axes):
         value = _cut_full(value, place.site)
+    basis = place.site.subspace
+    if basis is not None and basis.shape[0] == basis.shape[1] == value.shape[-1]:
+        # a subspace that is the whole space: its coordinates have as many entries as the activation given
+        value = value @ basis.T.to(value)
     if value.ndim == part.ndim - 1:
         value = value.unsqueeze(0)
     if value.ndim == part.ndim and value.shape[place.pos_axis] > 1:

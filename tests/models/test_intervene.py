@@ -361,3 +361,18 @@ def test_half_precision_models_can_be_changed(tokens: Tensor):
     assert torch.isfinite(found).all()
     assert not torch.equal(found, bare)
     assert torch.equal(model(tokens), bare)
+
+
+def test_a_subspace_that_is_the_whole_space_is_no_restriction() -> None:
+    on = specimen("hooked")
+    tokens = torch.arange(1, 8)[None]
+    turned, _ = torch.linalg.qr(torch.randn(2, 2, generator=torch.Generator().manual_seed(0)))
+    value = torch.randn(1, 7, 2, generator=torch.Generator().manual_seed(1))
+    site = interp.Site("mlp_pre", 1, neurons=(0, 1))
+    found = []
+    for place in (site, site.within(turned)):
+        for change in (interp.replace, interp.add):
+            with torch.no_grad(), interp.intervene(on.model, change(place, value)):
+                found.append(on.model(tokens))
+    torch.testing.assert_close(found[2], found[0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found[3], found[1], atol=1e-5, rtol=1e-5)
