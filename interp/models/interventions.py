@@ -166,6 +166,8 @@ def mean(
                 "match); pad on the right."
             )
         means = _cut(means_of(place).to(part), place.site, per_position)
+        if isinstance(data, Tensor):
+            means = _in_subspace(means, place.site)
         if not per_position:
             return _fit(means, part, place, "mean").expand_as(part), None
         at = place.columns.positions.to(part.device)
@@ -240,6 +242,18 @@ def _cut(value: Tensor, site: Site, has_position: bool) -> Tensor:
     return value
 
 
+def _in_subspace(value: Tensor, site: Site) -> Tensor:
+    """An activation that was given as a tensor, in the coordinates of the site's subspace.
+
+    Told apart from coordinates by its size here, before it is fitted: a subspace that is the whole
+    space has as many.
+    """
+    basis = site.subspace
+    if basis is None or value.shape[-1] != basis.shape[-1]:
+        return value
+    return value @ basis.T.to(value)
+
+
 def mean_over(cache: ActivationCache, site: Site, layer: int, per_position: bool) -> Tensor:
     """Mean of one layer's activation over a cache's real tokens: [(head,) d].
 
@@ -279,10 +293,7 @@ def _read(source: Source, part: Tensor, place: Place, kind: str) -> tuple[Tensor
     value = source.to(part)
     if value.ndim == len(place.site.axes):
         value = _cut_full(value, place.site)
-    basis = place.site.subspace
-    if basis is not None and basis.shape[0] == basis.shape[1] == value.shape[-1]:
-        # a subspace that is the whole space: its coordinates have as many entries as the activation given
-        value = value @ basis.T.to(value)
+    value = _in_subspace(value, place.site)
     if value.ndim == part.ndim - 1:
         value = value.unsqueeze(0)
     if value.ndim == part.ndim and value.shape[place.pos_axis] > 1:

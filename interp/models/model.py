@@ -60,8 +60,8 @@ class Model:
         self.edit_handles: dict[str, list[Any]] = {}
         self.edited_results: dict[int, Tensor] = {}
         """``result`` of each layer as edited so far in the forward now running; kept by ``models.intervene``."""
-        self.blocks_error: str | None = None
-        """Why the block functions are not this model's; empty once they were found to be; kept by ``models.blocks``."""
+        self.blocks_check: tuple[int, str] | None = None
+        """Which parts the block functions were last checked on, and how they differed; kept by ``models.blocks``."""
         self.prepend_bos = _bos_by_default(tokenizer, family) if prepend_bos is None else prepend_bos
 
     def __repr__(self) -> str:
@@ -93,11 +93,6 @@ class Model:
     @cached_property
     def is_hooked_transformer(self) -> bool:
         return self.family.name == "hooked_transformer"
-
-    @cached_property
-    def submodules(self) -> tuple[nn.Module, ...]:
-        """Every part of the module; walking the wrapped tree takes milliseconds."""
-        return tuple(self.module.modules())
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The trainable parameters that the forward pass uses, each once."""

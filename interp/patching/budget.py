@@ -27,6 +27,12 @@ def bytes_per_row(model: Model, n_pos: int, n_kept: int) -> int:
     return (n_pos * (wide + attention) + 3 * n_kept * t.d_vocab) * max(4, model.dtype.itemsize)
 
 
+def empty_device_cache() -> None:
+    """Give unused memory back to the device, after it ran out."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 def check_budget(budget: int) -> None:
     """Raise :class:`PatchError` for a budget that is not positive."""
     if budget <= 0:
@@ -71,6 +77,5 @@ class halve_on_out_of_memory(Generic[T]):  # noqa: N801  reads as a verb where i
                 raise
             self.size = max(1, taken // 2)
             self._next = self._current
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        empty_device_cache()
         return None

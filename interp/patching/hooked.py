@@ -23,7 +23,7 @@ from interp.models.sites import Tap, tap
 from interp.patching.budget import halve_on_out_of_memory
 from interp.patching.cells import Cell
 from interp.patching.readout import Readout
-from interp.patching.replacement import Replacement
+from interp.patching.replacement import Replacement, within_subspace
 from interp.tasks.base import PromptPairs
 from interp.types import PATTERN_COMPONENTS
 
@@ -138,11 +138,3 @@ def write_cell(value: Float[Tensor, "batch ..."], source: Float[Tensor, "batch .
     if cell.subspace is not None:
         new = within_subspace(old, new, cell.subspace)
     value[..., neurons] = torch.where(where.view(*where.shape, *[1] * (old.ndim - where.ndim)), new, old)
-
-
-def within_subspace(
-    value: Float[Tensor, "*rest d"], source: Float[Tensor, "*rest d"], subspace: Float[Tensor, "k d"]
-) -> Float[Tensor, "*rest d"]:
-    """``value`` with its component in the subspace replaced by that of ``source``."""
-    basis = subspace.to(value)
-    return value + (source - value) @ basis.T @ basis

@@ -85,7 +85,7 @@ def patch_paths(
         for sweep, part in zip(sweeps, parts, strict=True)
     }
     named = ", ".join(str(site) for site in parse_sites(receivers))
-    return PatchScores(found, prepared.provenance("paths", (f"received by {named}; MLPs between {mlps}",)))
+    return PatchScores(found, prepared.provenance("path", (f"received by {named}; MLPs between {mlps}",)))
 
 
 def _receivers(model: Model, task: PromptPairs, site: Site, direction: Direction) -> list[Cell]:

@@ -85,15 +85,12 @@ class Prepared:
     @property
     def _both(self) -> tuple[float, float]:
         if self._baselines is None:
-            if self.stack is None:
-                self.readout.take_reference(self.model)
+            self.readout.take_reference(self.model)
             self._baselines = (self._baseline(self.task.clean), self._baseline(self.task.corrupted))
         return self._baselines
 
     @torch.no_grad()
     def _baseline(self, tokens: Tensor) -> float:
-        if self.stack is not None:
-            self.readout.take_reference(self.model)
         logits = self.model(tokens, self.task.attention_mask, keep_columns=self.readout.columns)
         prompts = torch.arange(len(self.task), device=logits.device)
         return float(self.readout.score(logits, prompts).float().mean())

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import get_args
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.errors import PatchError, unknown_name
@@ -134,3 +134,18 @@ def build_replacement(
         elif isinstance(reference, Tensor):
             other = capture(model, reference, sites)
     return Replacement(ablation, source, other, seed)
+
+
+def within_subspace(
+    value: Float[Tensor, "*rest d"], source: Float[Tensor, "*rest d"], subspace: Float[Tensor, "k d"]
+) -> Float[Tensor, "*rest d"]:
+    """``value`` with its component in the subspace replaced by that of ``source``."""
+    return value + restrict(source - value, subspace)
+
+
+def restrict(delta: Float[Tensor, "*rest d"], basis: Float[Tensor, "k d"] | None) -> Float[Tensor, "*rest d"]:
+    """The part of a change that lies in a subspace; all of it for ``None``."""
+    if basis is None:
+        return delta
+    basis = basis.to(delta)
+    return delta @ basis.T @ basis

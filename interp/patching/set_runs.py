@@ -38,8 +38,6 @@ class SetRuns:
         for rows in sets.split(max(1, _RUNS_AT_ONCE // len(self.prepared.task))):
             groups = [tuple(cells[i] for i in row if i >= 0) for row in rows.tolist()]
             found.append(self.prepared.scores(groups, self._memory_budget, self._progress).cpu())
-            for text in self.prepared.notes:
-                self.note(text)
         return torch.cat(found)
 
     @cached_property
@@ -72,7 +70,6 @@ class SetRuns:
     ) -> SetScores:
         """What was found, with its provenance."""
         singles = self.singles
-        notes = tuple(text for text in self._notes if text not in self.prepared.notes)
         return SetScores(
             members=self.members.names,
             sets=sets,
@@ -80,7 +77,7 @@ class SetRuns:
             single_raw=singles.mean(1),
             clean=self.prepared.clean,
             corrupted=self.prepared.corrupted,
-            provenance=self.prepared.provenance("exact", notes),
+            provenance=self.prepared.provenance("exact", tuple(self._notes)),
             per_prompt=scores,
             path=None if path is None else torch.tensor(path),
         )

@@ -23,9 +23,8 @@ from interp.models.norms import norm_gain
 from interp.models.traits import NormWeights
 from interp.patching.budget import DEFAULT_BUDGET
 from interp.patching.cells import Cell, Sweep, plan_sweep
-from interp.patching.hooked import within_subspace
 from interp.patching.prepared import Prepared, prepare
-from interp.patching.replacement import Replacement, build_replacement
+from interp.patching.replacement import Replacement, build_replacement, within_subspace
 from interp.results import SubspaceReport
 from interp.tasks.base import PromptPairs
 from interp.tasks.metrics import MetricLike

@@ -145,4 +145,4 @@ def _table(table: Table) -> str:
 def _cell(cell: Cell) -> str:
     if cell is None or (isinstance(cell, float) and math.isnan(cell)):
         return "–"
-    return f"{cell:.3f}".replace("-", "−") if isinstance(cell, float) else str(cell)
+    return f"{cell:z.3f}".replace("-", "−") if isinstance(cell, float) else str(cell)

@@ -159,5 +159,5 @@ def test_receivers_make_it_path_patching(run, pairs, tmp_path):
         progress=False,
     )
     assert document["sites"]["z[0]"]["raw"] == expected["z[0]"].raw.tolist()
-    assert document["provenance"]["method"] == "paths"
+    assert document["provenance"]["method"] == "path"
     assert any("q[1.0]@END" in note for note in document["provenance"]["notes"])

@@ -198,6 +198,42 @@ def test_what_else_runs_in_the_module_is_respected(why: str) -> None:
     assert interp.patch(model, _task(), "z", progress=False).provenance.backend == "wavefront"
 
 
+def test_a_part_exchanged_after_loading_is_noticed() -> None:
+    model: Model = interp.load_model(make_bare("gpt2"))
+    assert interp.patch(model, _task(), "z[1]", progress=False).provenance.backend == "wavefront"
+    norm = next(m for m in model.module.modules() if isinstance(m, torch.nn.LayerNorm))
+    norm.weight = torch.nn.Parameter(norm.weight * 2)
+    found = interp.patch(model, _task(), "z[1]", progress=False)
+    assert found.provenance.backend == "hooked" and "differ by" in (found.provenance.backend_reason or "")
+    with torch.no_grad():
+        norm.weight.mul_(0.5)
+    # the same numbers again, though in another parameter
+    assert interp.patch(model, _task(), "z[1]", progress=False).provenance.backend == "hooked"
+    norm.weight = torch.nn.Parameter(norm.weight.clone())
+    assert interp.patch(model, _task(), "z[1]", progress=False).provenance.backend == "wavefront"
+
+
+def test_weights_changed_in_place_are_followed() -> None:
+    model: Model = interp.load_model(make_bare("plain"))
+    before = interp.patch(model, _task(), "z", progress=False)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(1.1)
+    after, hooked = (
+        interp.patch(model, _task(), "z", backend=backend, progress=False) for backend in ("auto", "hooked")
+    )
+    assert after.provenance.backend == "wavefront"
+    torch.testing.assert_close(after["z"].raw, hooked["z"].raw, atol=2e-5, rtol=1e-5)
+    assert float((after["z"].raw - before["z"].raw).abs().max()) > 1e-2
+
+
+def test_hooks_that_the_libraries_leave_behind_change_nothing() -> None:
+    model: Model = interp.load_model(make_bare("gpt2"))
+    bridge: Any = model.bridge
+    bridge.run_with_cache(_task().clean)
+    assert interp.patch(model, _task(), "z[1]", progress=False).provenance.backend == "wavefront"
+
+
 @pytest.mark.hooked_transformer
 def test_a_hooked_transformer_is_left_to_hooks() -> None:
     with pytest.raises(UnsupportedError, match="HookedTransformer"):

@@ -371,8 +371,9 @@ def test_a_subspace_that_is_the_whole_space_is_no_restriction() -> None:
     site = interp.Site("mlp_pre", 1, neurons=(0, 1))
     found = []
     for place in (site, site.within(turned)):
-        for change in (interp.replace, interp.add):
-            with torch.no_grad(), interp.intervene(on.model, change(place, value)):
+        changes = [interp.replace(place, value), interp.add(place, value), interp.mean(place, value[0, 0])]
+        for change in changes:
+            with torch.no_grad(), interp.intervene(on.model, change):
                 found.append(on.model(tokens))
-    torch.testing.assert_close(found[2], found[0], atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(found[3], found[1], atol=1e-5, rtol=1e-5)
+    for whole, within in zip(found[:3], found[3:], strict=True):
+        torch.testing.assert_close(within, whole, atol=1e-5, rtol=1e-5)

@@ -110,7 +110,6 @@ def test_all_receivers_at_once_are_the_whole_patch() -> None:
     model = specimen("attention_only").model
     task = task_of([6, 6])
     every = ["q[1]", "k[1]", "v[1]", "resid_post[1]"]
-    # the last layer's heads are read from recomputed inputs; what reaches the end directly is added there
     along = interp.patch_paths(model, task, "z[0]", ["resid_pre[1]"], progress=False)
     whole = interp.patch(model, task, "z[0]", progress=False)
     torch.testing.assert_close(along["z"].per_prompt, whole["z"].per_prompt, atol=2e-5, rtol=1e-5)
@@ -125,7 +124,7 @@ def test_a_sender_after_its_receiver_does_nothing() -> None:
         assert torch.equal(site.raw, torch.full_like(site.raw, site.corrupted))
 
 
-def test_the_planted_path_is_the_only_one() -> None:
+def test_an_induction_head_reads_the_previous_token_head_through_its_keys() -> None:
     model = interp.load_model("induction-2l")
     task = interp.tasks.load("induction", model, n=8, seed=1)
     heads = interp.patch(model, task, "z", progress=False)["z"].values
@@ -134,7 +133,6 @@ def test_the_planted_path_is_the_only_one() -> None:
     queries = interp.patch_paths(
         model, task, "z[0]", f"q[{layer}.{reader}]", direction="noise", progress=False
     )
-    # an induction head reads the previous-token head through its keys
     assert float(keys.effects("z[0]").abs().max()) > 3 * float(queries.effects("z[0]").abs().max())
 
 

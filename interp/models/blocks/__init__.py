@@ -6,9 +6,6 @@ some position on, against keys and values of a run that was made before. They ar
 to the model's own logits before they are used (:func:`stack_of`).
 """
 
-from interp.models.blocks.flight import BLIND as BLIND
-from interp.models.blocks.flight import Watcher as Watcher
-from interp.models.blocks.flight import Wave as Wave
 from interp.models.blocks.flight import attend as attend
 from interp.models.blocks.flight import run_mlp as run_mlp
 from interp.models.blocks.geometry import Geometry as Geometry
@@ -18,3 +15,6 @@ from interp.models.blocks.stack import stack_of as stack_of
 from interp.models.blocks.trace import Trace as Trace
 from interp.models.blocks.trace import run_trace as run_trace
 from interp.models.blocks.trace import run_traces as run_traces
+from interp.models.blocks.waves import BLIND as BLIND
+from interp.models.blocks.waves import Watcher as Watcher
+from interp.models.blocks.waves import Wave as Wave

@@ -21,16 +21,6 @@ class Geometry:
     cos: Float[Tensor, "prompt pos rotary"] | None = None
     sin: Float[Tensor, "prompt pos rotary"] | None = None
 
-    @property
-    def is_shared(self) -> bool:
-        """Whether all prompts have one geometry."""
-        return len(self.positions) == 1
-
-    @property
-    def n_columns(self) -> int:
-        """Columns of the padded prompts."""
-        return self.positions.shape[1]
-
 
 def find_positions(mask: Bool[Tensor, "prompt pos"]) -> Int[Tensor, "prompt pos"]:
     """Position ids of padded prompts: real tokens count from 0, padding repeats its neighbour's."""

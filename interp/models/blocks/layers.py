@@ -13,7 +13,7 @@ from torch import Tensor
 
 from interp.models.traits import NormWeights, Traits
 
-_SQRT_2_OVER_PI = torch.tensor(math.sqrt(2 / math.pi))
+_SQRT_2_OVER_PI = torch.tensor(math.sqrt(2 / math.pi), dtype=torch.float32, device="cpu")
 
 
 def _gelu_tanh(x: Tensor) -> Tensor:

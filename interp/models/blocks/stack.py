@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from interp.errors import InterpError
 from interp.models.blocks.block import Block
@@ -81,19 +83,23 @@ class Stack:
 
 
 def stack_of(model: Model) -> Stack:
-    """The model's blocks as functions, checked once against its own logits.
+    """The model's blocks as functions, checked against its own logits.
 
-    Raises :class:`UnsupportedError` for a model they do not cover, that other hooks or training mode
-    would change, or whose own logits they do not give.
+    The check runs once, and again when a module or parameter of the model is exchanged. Raises
+    :class:`UnsupportedError` for a model they do not cover, that other hooks or training mode would
+    change, or whose own logits they do not give.
     """
-    busy = _busy(model)
+    modules = tuple(model.module.modules())
+    busy = _busy(model, modules)
     if busy:
         raise UnsupportedError(busy)
     stack = Stack(model)
-    if model.blocks_error is None:
-        model.blocks_error = _compare(stack)
-    if model.blocks_error:
-        raise UnsupportedError(model.blocks_error)
+    parts = hash(tuple(id(part) for module in modules for part in (module, *module._parameters.values())))
+    if model.blocks_check is None or model.blocks_check[0] != parts:
+        model.blocks_check = (parts, _compare(stack))
+    error = model.blocks_check[1]
+    if error:
+        raise UnsupportedError(error)
     return stack
 
 
@@ -108,14 +114,14 @@ def _reason_against(model: Model) -> str:
     return ""
 
 
-def _busy(model: Model) -> str:
+def _busy(model: Model, modules: Iterable[nn.Module]) -> str:
     """Why a run through the module would differ now from one through its weights alone."""
     if model.active_edits:
         return "other interventions are active"
     if model.module.training:
         return "the model is in training mode"
     points = {id(point) for point in model.hook_points.values()}
-    for module in model.submodules:
+    for module in modules:
         hooks = [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
         # TransformerLens and transformers keep hooks of their own on modules, which change nothing
         if any(id(module) in points or not _is_wiring(hook) for hook in hooks):

@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.models.blocks.flight import Wave, attend, run_mlp
+from interp.models.blocks.flight import attend, run_mlp
 from interp.models.blocks.geometry import Geometry
 from interp.models.blocks.stack import Stack
+from interp.models.blocks.waves import Wave
 
 _BY_HEAD = frozenset({"queries", "keys", "values", "attn_scores", "pattern"})
 """Kept as [prompt, head, pos, ...]; all others have the position second."""
@@ -44,7 +45,8 @@ class _Recorder:
     """Keeps what was asked for of one wave, and keys and values where later rows will read them."""
 
     def __init__(self, wanted: Iterable[tuple[str, int]], keep_keys: bool) -> None:
-        self.wanted = {place for place in wanted if place[0] != "result"}
+        # the residual stream is kept anyway
+        self.wanted = {place for place in wanted if place[0] not in ("resid_pre", "resid_post")}
         self.always = ("keys", "values") if keep_keys else ()
         self.kept: dict[tuple[str, int], Tensor] = {}
         self.keys: list[Tensor] = []
@@ -108,7 +110,7 @@ def run_traces(
     the first run to the bit. They keep no keys and values.
     """
     geometry = stack.geometry(tokens, mask)
-    shared = {place for place in wanted_of_others if place[0] != "result"}
+    shared = set(wanted_of_others)
     first, second = _Recorder({*wanted, *shared}, keep_keys=True), _Recorder(shared, keep_keys=False)
     base = Trace(tokens, geometry, first.keys, first.values, first.stream, first.kept)
     _run(stack, base, [(tokens, 0, first), (others, start, second)])

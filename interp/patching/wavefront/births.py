@@ -16,6 +16,7 @@ from interp.models.blocks import Stack
 from interp.models.blocks.block import Block
 from interp.models.blocks.geometry import take_columns
 from interp.models.blocks.trace import Trace
+from interp.patching.replacement import restrict, within_subspace
 from interp.patching.wavefront.cells import (
     ATTENTION,
     MLP_HIDDEN,
@@ -24,7 +25,7 @@ from interp.patching.wavefront.cells import (
     take_head,
     take_head_first,
 )
-from interp.patching.wavefront.values import Values, restrict
+from interp.patching.wavefront.values import Values
 
 Columns = Int[Tensor, "row pos"] | slice
 
@@ -255,7 +256,7 @@ class Births:
             )
             where = self.cells.mask(cells, prompts, columns)[:, None, :, None]
             if basis is not None:
-                new = old + restrict(new - old, basis)
+                new = within_subspace(old, new, basis)
             value = torch.where(where, new, old)[..., : every.stop]
             return value if component == "pattern" else block.weigh(value)
         geometry = self.base.geometry
@@ -290,5 +291,5 @@ class Births:
         old = take_head(self.base[component, layer], prompts, columns, heads)
         new = take_head(self.new(component, layer), prompts, columns, heads)
         if basis is not None:
-            new = old + restrict(new - old, basis)
+            new = within_subspace(old, new, basis)
         return torch.where(self.cells.mask(cells, prompts, columns)[:, :, None, None], new, old)

@@ -80,7 +80,16 @@ class CellTable:
         self.neurons = torch.tensor(single, device=device)
         """The neuron of a cell that is one neuron, else -1."""
         self.has_subspaces = any(cell.subspace is not None for cell in self.cells)
+        self.prompts = prompts
+        """The prompts of the task that the base run has; ``None`` is all of them."""
         self.device = device
+
+    def by_place(self) -> dict[tuple[str, int], list[int]]:
+        """Cells of each component and layer."""
+        found: dict[tuple[str, int], list[int]] = {}
+        for number, cell in enumerate(self.cells):
+            found.setdefault((cell.component, cell.layer), []).append(number)
+        return found
 
     def by_subspace(self, cells: Int[Tensor, " row"]) -> list[tuple[Int[Tensor, " some"], Tensor | None]]:
         """Which of these cells share a subspace, and that subspace; ``None`` is the whole activation."""

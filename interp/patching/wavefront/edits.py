@@ -9,8 +9,10 @@ from jaxtyping import Int
 from torch import Tensor
 
 from interp.models.blocks import Stack, Trace, Wave
+from interp.patching.replacement import restrict, within_subspace
 from interp.patching.wavefront.cells import ATTENTION, CellTable, Tokens
-from interp.patching.wavefront.values import Values, restrict
+from interp.patching.wavefront.values import Values
+from interp.types import PATTERN_COMPONENTS
 
 Pending = Mapping[tuple[str, int], Mapping[int, tuple[Int[Tensor, " row"], Int[Tensor, " row"]]]]
 """(component, layer) -> wave -> rows of the wave and the cell to be written in each."""
@@ -28,8 +30,8 @@ class Editor:
 
     def wants(self, component: str, layer: int) -> bool:
         """Whether some row is to be changed there."""
-        key = ("embed" if component == "resid_pre" and layer == 0 else component, layer)
-        return (component, layer) in self.pending or key in self.pending
+        embeddings = (component, layer) == ("resid_pre", 0) and ("embed", 0) in self.pending
+        return embeddings or (component, layer) in self.pending
 
     def see(self, component: str, layer: int, wave: Wave, value: Tensor) -> Tensor:
         """``value`` with the patched rows' parts replaced."""
@@ -97,7 +99,7 @@ class Editor:
         row, source = rows[tokens.row], self.new(component, layer)
         place = (tokens.prompt, tokens.column)
         heads = self.cells.heads[tokens.cell]
-        if component in ("attn_scores", "pattern"):
+        if component in PATTERN_COMPONENTS:
             index: tuple[Tensor, ...] = (row, heads, tokens.at)
             new = source[tokens.prompt, heads, tokens.column][:, : value.shape[-1]]
         elif component in (*ATTENTION, "z"):
@@ -108,8 +110,7 @@ class Editor:
         else:
             index, new = (row, tokens.at), source[place]
         if basis is not None:
-            old = value[index]
-            new = old + restrict(new - old, basis)
+            new = within_subspace(value[index], new, basis)
         value[index] = new.to(value.dtype)
 
     def _write_neurons(
@@ -121,8 +122,7 @@ class Editor:
             old = value[index]
             new = source[tokens.prompt[some], tokens.column[some]]
             if basis is not None:
-                new = old[:, chosen] + restrict(new[:, chosen] - old[:, chosen], basis)
-                old[:, chosen] = new
+                old[:, chosen] = within_subspace(old[:, chosen], new[:, chosen], basis)
             else:
                 old[:, chosen] = new[:, chosen]
             value[index] = old

@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.models.blocks import BLIND, Stack, Trace, Wave, attend, run_mlp
-from interp.models.blocks.flight import Watcher
+from interp.models.blocks import BLIND, Stack, Trace, Watcher, Wave, attend, run_mlp
 from interp.patching.wavefront.births import Births
 from interp.patching.wavefront.cells import CellTable
 from interp.patching.wavefront.edits import Editor
@@ -43,7 +42,6 @@ class Flights:
         plan: RowPlan,
         read: Int[Tensor, "prompt k"],
         stop: int | None = None,
-        prompts: Int[Tensor, " prompt"] | None = None,
     ) -> None:
         self.stack = stack
         self.base = base
@@ -52,8 +50,6 @@ class Flights:
         self.plan = plan
         self.read = read
         self.births = Births(stack, base, new, cells)
-        self.prompts = prompts
-        """The base run's prompts among those of the cells, where it has not all of them."""
         self.stop = stop
         """Column before which keys are seen; ``None`` is just after the last one that is read."""
 
@@ -139,23 +135,19 @@ class Flights:
     def _first_stream(
         self, rows: np.ndarray, prompts: Tensor, columns: Tensor | slice, entry: int, stop: int
     ) -> Float[Tensor, "row pos d_model"]:
-        births = self.plan.birth[rows]
-        parts = {FULL: np.flatnonzero(births == FULL)} if (births == FULL).any() else {}
-        table = self.cells.cells
-        places: dict[tuple[str, int], list[int]] = {}
-        for i in np.flatnonzero(births != FULL).tolist():
-            cell = table[births[i]]
-            places.setdefault((cell.component, cell.layer), []).append(i)
+        places: dict[tuple[str, int] | None, list[int]] = {}
+        for i, number in enumerate(self.plan.birth[rows].tolist()):
+            cell = None if number == FULL else self.cells.cells[number]
+            places.setdefault(None if cell is None else (cell.component, cell.layer), []).append(i)
         made: list[tuple[Tensor, Tensor]] = []
-        for part in parts.values():
-            at = self._to_device(part)
-            mine = columns if isinstance(columns, slice) else columns[at]
-            made.append((at, self.births.base_stream(entry, prompts[at], mine)))
-        for (component, layer), numbers in places.items():
+        for place, numbers in places.items():
             at = self._to_device(np.array(numbers))
             mine = columns if isinstance(columns, slice) else columns[at]
-            cells = self._to_device(births[np.array(numbers)])
-            made.append((at, self.births.make(component, layer, cells, prompts[at], mine, stop)))
+            if place is None:
+                made.append((at, self.births.base_stream(entry, prompts[at], mine)))
+                continue
+            cells = self._to_device(self.plan.birth[rows[numbers]])
+            made.append((at, self.births.make(*place, cells, prompts[at], mine, stop)))
         if len(made) == 1:
             return made[0][1]
         resid = torch.empty(len(rows), *made[0][1].shape[1:], dtype=made[0][1].dtype, device=prompts.device)

@@ -90,15 +90,10 @@ def chunk_rows(plan: RowPlan, sizes: Sizes, budget: int, whole_groups: bool) -> 
     """Rows to run together, as many as fit in ``budget`` bytes; at least one (or one group)."""
     if not len(plan):
         return
-    bytes_of = np.asarray(sizes.row(plan.start), dtype=np.float64)
-    order = np.arange(len(plan))
-    if whole_groups:
-        order = np.lexsort((plan.group, plan.start))
-        _, unit = np.unique(plan.group[order], return_inverse=True)
-    else:
-        unit = order
-    begins = np.r_[0, np.flatnonzero(np.diff(unit)) + 1] if whole_groups else order
-    cost = np.add.reduceat(bytes_of[order], begins)
+    order = np.lexsort((plan.group, plan.start)) if whole_groups else np.arange(len(plan))
+    new = np.diff(plan.group[order]) if whole_groups else np.ones(len(order) - 1)
+    begins = np.r_[0, np.flatnonzero(new) + 1]
+    cost = np.add.reduceat(np.asarray(sizes.row(plan.start), dtype=np.float64)[order], begins)
     first, used = 0, 0.0
     for i in range(len(begins)):
         if used and used + cost[i] > budget:

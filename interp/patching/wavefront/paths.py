@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -74,27 +75,30 @@ def reachable_rows(plan: RowPlan, paths: Paths, traits: Traits) -> RowPlan:
     return plan.select(np.flatnonzero(plan.entry <= last))
 
 
+Recorded = dict[tuple[str, int, int], Tensor]
+"""What receivers made of carried streams: (component, layer, wave) -> [row, pos, ...]."""
+
+
 class PathFlights(Flights):
     """Runs each row of a plan of senders along its paths, then from its receivers on."""
 
-    def __init__(self, *given: object, paths: Paths) -> None:
-        super().__init__(*given)  # type: ignore[arg-type]
+    def __init__(self, paths: Paths, *given: Any) -> None:
+        super().__init__(*given)
         self.paths = paths
-        self.through_mlps = paths.through_mlps
-        self.receivers = CellTable([paths.receivers], self.cells.device, self.prompts)
+        self.receivers = CellTable([paths.receivers], self.cells.device, self.cells.prompts)
         self.points = [read_point(cell, self.stack.traits) for cell in paths.receivers]
 
     def run(self, rows: np.ndarray) -> tuple[np.ndarray, Float[Tensor, "row k d_model"]]:
         """See :meth:`Flights.run`."""
         launches = self._launches(rows)
-        recorded = _Recorded()
+        recorded: Recorded = {}
         self._carry(launches, recorded)
         again = self._relaunch(launches)
         self._second_pass(again, recorded)
         order = np.concatenate([launch.rows for launch in again])
         return order, torch.cat([self._finish(launch.wave) for launch in again])
 
-    def _carry(self, launches: Sequence[Launch], recorded: _Recorded) -> None:
+    def _carry(self, launches: Sequence[Launch], recorded: Recorded) -> None:
         """The first pass: changes of the stream from each sender to every receiver."""
         stack, points = self.stack, set(self.points)
         first, last = min(int(self.plan.entry[launch.rows].min()) for launch in launches), max(points)
@@ -125,13 +129,13 @@ class PathFlights(Flights):
         for wave in (launch.wave for launch in launches):
             here = self.births.base_stream(point, wave.prompts, slice(wave.start, wave.stop))
             change = wave.resid - here
-            if self.through_mlps and block.has_mlp:
+            if self.paths.through_mlps and block.has_mlp:
                 x = block.normalise(wave.resid, block.weights.ln2)
                 out = block.finish_mlp(block.mlp(x.flatten(0, 1))).view_as(wave.resid)
                 change = change + (out - wave.take(self.base["mlp_out", layer]))
             wave.resid = wave.take(self.base.stream[layer + 1]) + change
 
-    def _record(self, wave: Wave, point: int, recorded: _Recorded) -> None:
+    def _record(self, wave: Wave, point: int, recorded: Recorded) -> None:
         """What the receivers that read here make of the carried streams."""
         places = {
             (cell.component, cell.layer)
@@ -139,7 +143,7 @@ class PathFlights(Flights):
             if where == point
         }
         for component, layer in places:
-            recorded.values[component, layer, wave.index] = self._receive(component, layer, wave.resid)
+            recorded[component, layer, wave.index] = self._receive(component, layer, wave.resid)
 
     def _receive(self, component: str, layer: int, resid: Tensor) -> Tensor:
         if component in ("resid_pre", "resid_post"):
@@ -168,7 +172,7 @@ class PathFlights(Flights):
             again.append(Launch(fresh, launch.rows[order], first[order], self._to_device(order)))
         return again
 
-    def _second_pass(self, launches: Sequence[Launch], recorded: _Recorded) -> None:
+    def _second_pass(self, launches: Sequence[Launch], recorded: Recorded) -> None:
         n_layers = self.stack.traits.n_layers
         editor = _Receiver(self.receivers, recorded, {launch.wave.index: launch for launch in launches})
         for layer in range(min(int(launch.entry.min()) for launch in launches) // 2, n_layers + 1):
@@ -176,7 +180,8 @@ class PathFlights(Flights):
             waves = [launch.wave for launch in launches if launch.wave.n_rows]
             if layer == n_layers:
                 for wave in waves:
-                    wave.resid = editor.write_final(n_layers - 1, wave, wave.resid)
+                    if editor.wants("resid_post", n_layers - 1):
+                        wave.resid = editor.see("resid_post", n_layers - 1, wave, wave.resid)
                 return
             last = layer == n_layers - 1
             # a receiver that is the final stream is written there, at all of its columns
@@ -196,17 +201,10 @@ class PathFlights(Flights):
             launch.wave.append(prompts, self.births.base_stream(entry, prompts, columns))
 
 
-class _Recorded:
-    """What receivers made of carried streams: (component, layer, wave) -> [row, pos, ...]."""
-
-    def __init__(self) -> None:
-        self.values: dict[tuple[str, int, int], Tensor] = {}
-
-
 class _Receiver:
     """A watcher that writes recorded values into the receivers."""
 
-    def __init__(self, cells: CellTable, recorded: _Recorded, launches: dict[int, Launch]) -> None:
+    def __init__(self, cells: CellTable, recorded: Recorded, launches: dict[int, Launch]) -> None:
         self.cells = cells
         self.recorded = recorded
         self.launches = launches
@@ -219,7 +217,7 @@ class _Receiver:
     def see(self, component: str, layer: int, wave: Wave, value: Tensor) -> Tensor:
         """``value`` with the receivers' parts replaced in every row."""
         value = value.contiguous()
-        found = self.recorded.values.get((component, layer, wave.index))
+        found = self.recorded.get((component, layer, wave.index))
         if found is None:
             return value
         assert wave.columns is not None
@@ -243,10 +241,6 @@ class _Receiver:
             else:
                 value[row, tokens.at] = found[place]
         return value
-
-    def write_final(self, layer: int, wave: Wave, value: Tensor) -> Tensor:
-        """The final stream with the receivers among it replaced, in rows that begin there."""
-        return self.see("resid_post", layer, wave, value) if self.wants("resid_post", layer) else value
 
     def see_result(self, layer: int, wave: Wave, z: Tensor, o: Tensor) -> Tensor:
         """Results of heads receive nothing."""

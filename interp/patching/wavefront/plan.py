@@ -40,7 +40,6 @@ class RowPlan:
     """The cell that the row begins with, or ``FULL``."""
     later: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]]
     """(component, layer) -> rows and the cells to be written into them in flight."""
-    n_columns: int
 
     def __len__(self) -> int:
         return len(self.group)
@@ -54,13 +53,7 @@ class RowPlan:
             self.entry[rows],
             self.birth[rows],
             {},
-            self.n_columns,
         )
-
-    @property
-    def n_tokens(self) -> int:
-        """Tokens of all rows, each counted once."""
-        return int((self.n_columns - self.start).sum())
 
 
 def plan_rows(
@@ -95,7 +88,7 @@ def plan_rows(
     needed = (start < n_columns) & (start <= last_read.cpu().numpy()[None])
     if whole_groups:
         start = np.where(needed, start, n_columns).min(axis=1, keepdims=True) + np.zeros_like(start)
-    return _lay_out(stack, cells, atoms_group, atoms_cell, order, start, begin, needed, n_columns)
+    return _lay_out(stack, cells, atoms_group, atoms_cell, order, start, begin, needed)
 
 
 def _lay_out(
@@ -107,7 +100,6 @@ def _lay_out(
     start: np.ndarray,
     begin: np.ndarray,
     needed: np.ndarray,
-    n_columns: int,
 ) -> RowPlan:
     group, prompt = np.nonzero(needed)
     layer = begin[group, prompt] // len(ORDER)
@@ -140,23 +132,19 @@ def _lay_out(
         entry[rows],
         birth[rows],
         _by_place(cells, place[row_of[pending]], cell_of[pending]),
-        n_columns,
     )
 
 
 def _by_place(
     cells: CellTable, rows: np.ndarray, numbers: np.ndarray
 ) -> dict[tuple[str, int], tuple[np.ndarray, np.ndarray]]:
-    found: dict[tuple[str, int], tuple[np.ndarray, np.ndarray]] = {}
-    if len(rows) == 0:
-        return found
-    places = {(cell.component, cell.layer): 0 for cell in cells.cells}
-    index = {key: i for i, key in enumerate(places)}
-    which = np.array([index[cell.component, cell.layer] for cell in cells.cells])[numbers]
-    for key, i in index.items():
-        mine = np.flatnonzero(which == i)
-        if len(mine):
-            found[key] = (rows[mine], numbers[mine])
+    if not len(rows):
+        return {}
+    found = {}
+    for key, mine in cells.by_place().items():
+        here = np.flatnonzero(np.isin(numbers, mine))
+        if len(here):
+            found[key] = (rows[here], numbers[here])
     return found
 
 
@@ -166,10 +154,7 @@ def _first_changes(
     """First column at which each cell changes each prompt, [cell, prompt]; the number of columns if none."""
     n_prompts, n_columns = base.tokens.shape
     first = torch.full((len(cells.cells), n_prompts), n_columns, device=cells.device)
-    places: dict[tuple[str, int], list[int]] = {}
-    for number, cell in enumerate(cells.cells):
-        places.setdefault((cell.component, cell.layer), []).append(number)
-    for (component, layer), numbers in places.items():
+    for (component, layer), numbers in cells.by_place().items():
         differs = _differences(component, layer, base, new)
         if differs_from is not None:
             column = torch.arange(n_columns, device=differs.device)

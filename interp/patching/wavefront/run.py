@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 from interp.errors import PatchError
 from interp.models.blocks import Stack, Trace, run_trace, run_traces
 from interp.models.interventions import other_rows
-from interp.patching.budget import check_budget
+from interp.patching.budget import check_budget, empty_device_cache
 from interp.patching.cells import Cell, columns_of
 from interp.patching.readout import Readout
 from interp.patching.replacement import check_kind, refuse_meanless
@@ -39,7 +39,8 @@ from interp.patching.wavefront.paths import (
     reachable_rows,
     recorded_numbers,
 )
-from interp.patching.wavefront.plan import RowPlan, plan_rows
+from interp.patching.wavefront.plan import plan_rows
+from interp.patching.wavefront.scoring import Scorer
 from interp.patching.wavefront.values import (
     Place,
     mean_activations,
@@ -95,7 +96,7 @@ def run_wavefront(stack: Stack, request: Request, memory_budget: int, progress: 
         raise PatchError("there is nothing to patch: every group of sites is empty.")
     sweep = _Sweep(stack, request, list(places), means, memory_budget)
     with tqdm(total=len(request.groups), desc="patch", unit="site", disable=not progress) as bar:
-        parts = [sweep.run(rows, bar) for rows in sweep.prompt_blocks()]
+        parts = list(sweep.run_blocks(bar))
     scores, clean, corrupted = (torch.cat(part, dim=-1) for part in list(zip(*parts, strict=True))[:3])
     return Answer(scores, clean, corrupted, sum(part[3] for part in parts), sweep.notes)
 
@@ -128,30 +129,37 @@ class _Sweep:
         self.budget = budget
         self.source_places = read_places(places)
         self.base_places = {need for place in places for need in base_needs(*place, stack)}
-        self.base_places |= {
-            place for place in self.source_places if place[0] not in ("resid_pre", "resid_post")
-        }
         if request.paths is not None:
             self.base_places |= path_needs(request.paths, stack)
         self.order = other_rows(len(request.task), request.seed) if request.ablation == "resample" else None
         self.sees_later = any(name == "attn_scores" for name, _ in places) and request.ablation != "source"
         self.notes: tuple[str, ...] = ()
 
-    def prompt_blocks(self) -> Iterator[Int[Tensor, " prompt"]]:
-        """Prompts whose runs can be kept within half the budget, block by block."""
+    def run_blocks(self, bar: tqdm) -> Iterator[tuple[Tensor, Tensor, Tensor, int]]:
+        """:meth:`run` of all prompts, block by block; a block that runs out of memory is halved."""
+        blocks = self._prompt_blocks()[::-1]
+        while blocks:
+            rows, done = blocks.pop(), bar.n
+            try:
+                yield self.run(rows, bar)
+            except (torch.OutOfMemoryError, MemoryError):
+                if len(rows) < 2 or self.request.metric.whole_batch:
+                    raise
+                blocks += rows.tensor_split(2)[::-1]
+                bar.update(done - bar.n)
+                empty_device_cache()
+
+    def _prompt_blocks(self) -> list[Int[Tensor, " prompt"]]:
+        """Prompts whose runs can be kept within half the budget; all at once for metrics on whole batches."""
         task = self.request.task
-        everything = torch.arange(len(task))
-        if self.request.metric.whole_batch:
-            yield everything
-            return
         sizes = self._sizes(task)
         cost = sizes.prompt(self.base_places, self.source_places)
-        least = cost + sizes.hidden + int(sizes.row(0))
+        together = len(task) if self.request.metric.whole_batch else 1
+        least = together * (cost + int(sizes.row(0))) + sizes.hidden
         if least > self.budget:
-            self.notes = (
-                f"memory_budget={self.budget} is less than the {least} bytes that one prompt and one row may take",
-            )
-        yield from everything.split(max(1, int(self.budget // 2 // cost)))
+            what = "one prompt and one row" if together == 1 else "all prompts and a row of each"
+            self.notes = (f"memory_budget={self.budget} is less than the {least} bytes that {what} may take",)
+        return list(torch.arange(len(task)).split(max(together, int(self.budget // 2 // cost))))
 
     def _sizes(self, task: PromptPairs) -> Sizes:
         reads = self.request.metric.reads(task)
@@ -193,14 +201,14 @@ class _Sweep:
             self.request.metric.whole_batch,
         )
         stop = task.clean.shape[1] if self.sees_later else None
-        flights = Flights(self.stack, base, new, cells, plan, read, stop, rows)
-        if self.request.paths is not None:
-            plan = reachable_rows(plan, self.request.paths, self.stack.traits)
-            flights = PathFlights(
-                self.stack, base, new, cells, plan, read, stop, rows, paths=self.request.paths
-            )
+        paths = self.request.paths
+        if paths is None:
+            flights = Flights(self.stack, base, new, cells, plan, read, stop)
+        else:
+            plan = reachable_rows(plan, paths, self.stack.traits)
+            flights = PathFlights(paths, self.stack, base, new, cells, plan, read, stop)
         scores = base_score.expand(len(self.request.groups), -1).cpu().clone()
-        scorer = _Scorer(self.stack, readout, picked[0], vocab, read)
+        scorer = Scorer(self.stack, readout, picked[0], vocab, read)
         share = len(rows) / len(whole)
         self._run_rows(flights, scorer, scores, bar, share)
         return scores, baselines[0].cpu(), baselines[1].cpu(), len(plan)
@@ -224,7 +232,7 @@ class _Sweep:
         at = read[:, :, None].expand(-1, -1, resid.shape[-1])
         return self.stack.unembed(resid.gather(1, at), vocab)
 
-    def _run_rows(self, flights: Flights, scorer: _Scorer, scores: Tensor, bar: tqdm, share: float) -> None:
+    def _run_rows(self, flights: Flights, scorer: Scorer, scores: Tensor, bar: tqdm, share: float) -> None:
         plan, whole = flights.plan, self.request.metric.whole_batch
         sizes = self._sizes(self.request.task)
         kept = sizes.prompt(self.base_places, self.source_places) * scores.shape[1]
@@ -241,48 +249,11 @@ class _Sweep:
                 if halves is None:
                     raise
                 chunks += halves[::-1]
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
+                empty_device_cache()
                 continue
             before = (left == 0).sum()
             left -= np.bincount(plan.group[rows], minlength=len(scores))
             bar.update(share * int((left == 0).sum() - before))
-
-
-class _Scorer:
-    """From final residual streams to scores, filling in what the base run has."""
-
-    def __init__(
-        self, stack: Stack, readout: Readout, base: Tensor, vocab: Tensor | None, read: Tensor
-    ) -> None:
-        self.stack = stack
-        self.readout = readout
-        self.base = base
-        self.vocab = vocab
-        self.read = read
-
-    def score(
-        self, plan: RowPlan, rows: np.ndarray, resid: Float[Tensor, "row k d_model"], scores: Tensor
-    ) -> None:
-        """Write the scores of these rows into ``scores`` [group, prompt]."""
-        prompts = torch.from_numpy(plan.prompt[rows]).to(resid.device)
-        start = torch.from_numpy(plan.start[rows]).to(resid.device)
-        picked = self.stack.unembed(resid, None if self.vocab is None else self.vocab[prompts])
-        before = self.read[prompts] < start[:, None]
-        if bool(before.any()):
-            picked = torch.where(before[:, :, None], self.base[prompts], picked)
-        groups = torch.from_numpy(plan.group[rows])
-        if not self.readout.metric.whole_batch:
-            found = self.readout.score_picked(picked, prompts)
-            scores[groups, prompts.cpu()] = found.to(scores.dtype).cpu()
-            return
-        n = len(self.base)
-        every = torch.arange(n, device=resid.device)
-        for group in groups.unique():
-            mine = (groups == group).nonzero()[:, 0].to(resid.device)
-            batch = self.base.clone()
-            batch[prompts[mine]] = picked[mine]
-            scores[group] = self.readout.score_picked(batch, every).to(scores.dtype).cpu()
 
 
 def _first_difference(task: PromptPairs) -> Int[Tensor, " prompt"]:

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.errors import PatchError
 from interp.models.blocks import Stack, Trace, run_trace
+from interp.models.blocks.geometry import find_positions
 from interp.patching.replacement import spread_mean
 from interp.types import PATTERN_COMPONENTS, Ablation
 
@@ -21,14 +22,6 @@ Place = tuple[str, int]
 
 REFERENCE_TOKENS = 4096
 """Tokens of the reference prompts that are run at once."""
-
-
-def restrict(delta: Float[Tensor, "*rest d"], basis: Float[Tensor, "k d"] | None) -> Float[Tensor, "*rest d"]:
-    """The part of a change that lies in a subspace; all of it for ``None``."""
-    if basis is None:
-        return delta
-    basis = basis.to(delta)
-    return delta @ basis.T @ basis
 
 
 def read_places(places: Iterable[Place]) -> set[Place]:
@@ -81,7 +74,7 @@ def mean_activations(
             "the mean of attention patterns needs reference prompts without padding; give prompts of one length "
             "as reference=, or task.select(rows) of one length."
         )
-    at = (real.long().cumsum(1) - 1).to(tokens.device)
+    at = find_positions(real)
     longest = int(real.sum(1).max())
     totals: dict[Place, Tensor] = {}
     count = torch.bincount(at[real], minlength=longest).double()
@@ -100,4 +93,4 @@ def mean_activations(
 
 
 def _positions_second(value: Tensor, component: str) -> Tensor:
-    return value.transpose(1, 2) if component in ("attn_scores", "pattern") else value
+    return value.transpose(1, 2) if component in PATTERN_COMPONENTS else value

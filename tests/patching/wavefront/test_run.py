@@ -14,13 +14,11 @@ from tiny_models import make_hf_model
 from torch import Tensor
 
 import interp
-from interp.models.blocks import stack_of
 from interp.models.blocks.block import Block
 from interp.patching.prepared import prepare
 from interp.patching.readout import Readout
 from interp.patching.wavefront import run as engine
 from interp.patching.wavefront.flights import Flights
-from interp.patching.wavefront.memory import Sizes
 from interp.tasks.base import PromptPairs
 
 
@@ -61,16 +59,19 @@ def test_a_row_begins_where_it_first_differs(monkeypatch: pytest.MonkeyPatch) ->
     assert sorted(seen) == sorted([(2, 3), (5, 3), (6, 2), (6, 2), (3, 2), (5, 2)])
 
 
-@pytest.mark.parametrize("metric", ["logit_diff", "kl"])
+def last_logits(logits: Tensor) -> Tensor:
+    return logits[:, -1].logsumexp(-1)
+
+
+@pytest.mark.parametrize("metric", ["logit_diff", "kl", last_logits])
 @pytest.mark.parametrize("sites", [["z", "resid_pre"], ["k", "pattern@pos"], ["mlp_post", "mlp_out"]])
-def test_memory_stays_within_any_budget(sites: list[str], metric: str) -> None:
+def test_memory_stays_within_any_budget(sites: list[str], metric: Any) -> None:
     sizes = {"n_layers": 3, "n_heads": 4, "d_model": 32, "d_mlp": 96, "d_vocab": 307, "n_ctx": 32}
     model = interp.load_model(make_hf_model("gpt2", **sizes))
     draw = torch.Generator().manual_seed(0)
     clean, corrupted = (torch.randint(1, 307, (6, 14), generator=draw) for _ in range(2))
     corrupted[:, :8] = clean[:, :8]
     task = interp.tasks.from_tokens(clean, corrupted, clean[:, 0], clean[:, 1])
-    stack = stack_of(model)
     usual = interp.patch(model, task, sites, metric=metric, progress=False)
     peaks = []
     for budget in (1 << 24, 1 << 21, 1 << 19, 1):
@@ -80,12 +81,12 @@ def test_memory_stays_within_any_budget(sites: list[str], metric: str) -> None:
         peaks.append(meter.peak)
         for site in usual:
             torch.testing.assert_close(found[site].raw, usual[site].raw, atol=2e-5, rtol=1e-5)
-        least = any("may take" in note for note in found.provenance.notes)
-        assert least or meter.peak <= budget, f"{meter.peak} of {budget}"
-    # a smaller budget holds less at once, down to one row of one prompt
-    assert peaks == sorted(peaks, reverse=True) and peaks[0] > 4 * peaks[-1]
-    one_row = Sizes(stack, 14, 1, 307).row(0)
-    assert peaks[-1] < 1 << 20 and float(one_row) > 0
+        # where not even the least fits, the note says how much that may take
+        least = [int(note.split()[5]) for note in found.provenance.notes if "may take" in note]
+        assert meter.peak <= max([budget, *least])
+        assert not least or least[0] > budget
+    # a smaller budget holds less at once, down to the least there is
+    assert peaks == sorted(peaks, reverse=True) and peaks[0] > 2 * peaks[-1]
 
 
 def test_running_out_of_memory_halves_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,6 +134,24 @@ def test_halving_keeps_whole_batches_together(monkeypatch: pytest.MonkeyPatch) -
     assert all(a.isdisjoint(b) for i, a in enumerate(sizes) for b in sizes[:i])
     for site in usual:
         torch.testing.assert_close(found[site].raw, usual[site].raw, atol=1e-4, rtol=1e-5)
+
+
+def test_prompts_whose_own_runs_do_not_fit_are_halved(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, task = specimen("llama").model, random_task([7, 5, 6, 7, 4], "left", [1] * 5, seed=9)
+    usual = interp.patch(model, task, ["z", "resid_pre"], progress=False)
+    run, sizes = engine.run_traces, []
+
+    def too_small(stack: Any, tokens: Tensor, *args: Any) -> Any:
+        sizes.append(len(tokens))
+        if len(tokens) > 2:
+            raise torch.OutOfMemoryError("no room for that many")
+        return run(stack, tokens, *args)
+
+    monkeypatch.setattr(engine, "run_traces", too_small)
+    found = interp.patch(model, task, ["z", "resid_pre"], progress=False)
+    assert sizes == [5, 3, 2, 1, 2]
+    for site in usual:
+        torch.testing.assert_close(found[site].per_prompt, usual[site].per_prompt, atol=1e-5, rtol=0)
 
 
 def _always_out_of_memory(*args: Any) -> Tensor:
