@@ -42,6 +42,10 @@ class PatchError(InterpError):
     """A patching sweep was asked for something that has no meaning."""
 
 
+class RuleError(InterpError):
+    """A relevance rule is unknown, does not cover a part of the model, or never acted."""
+
+
 class LensError(InterpError):
     """A lens or a head score was asked for something that has no meaning."""
 

@@ -60,6 +60,8 @@ class Model:
         self.edit_handles: dict[str, list[Any]] = {}
         self.edited_results: dict[int, Tensor] = {}
         """``result`` of each layer as edited so far in the forward now running; kept by ``models.intervene``."""
+        self.rules_in_force: list[Any] = []
+        """Relevance rules now installed, the innermost last; kept by ``models.relevance``."""
         self.blocks_check: tuple[int, str] | None = None
         """Which parts the block functions were last checked on, and how they differed; kept by ``models.blocks``."""
         self.prepend_bos = _bos_by_default(tokenizer, family) if prepend_bos is None else prepend_bos

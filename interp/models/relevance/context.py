@@ -1,0 +1,175 @@
+"""Installing relevance rules on a model, and taking them away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from interp.errors import RuleError
+from interp.models.hooks import Edit, HookEdit, installed_edits
+from interp.models.model import Model
+from interp.models.relevance.coverage import RuleTable, build_table
+from interp.models.relevance.operations import LOGITS, Operation, list_operations
+from interp.models.relevance.rules import GRADIENT, RelevanceRules, Surrogates, resolve_rules
+
+_BEFORE_EDITS, _AFTER_EDITS = -100, 100
+"""A rule replaces an operation's result before anybody edits it, and reads its inputs after."""
+
+
+@contextmanager
+def relevance_rules(model: Model, rules: str | RelevanceRules = "relp") -> Iterator[RuleTable]:
+    """Backward passes of forwards made inside the block propagate relevance instead of gradients.
+
+    ``rules`` is a name (``relp``, ``relp-ah``, ``attnlrp``, ``gradient``) or a
+    :class:`RelevanceRules`. Forwards are the same to the bit: only what autograd remembers of them
+    differs, so ``backward`` may be called inside the block or after it. Works beside interventions,
+    under generation, and nested, where the innermost rules hold. On leaving the block, whatever
+    happens, nothing is left on the model.
+
+    Yields the :class:`RuleTable` that says which rule covers which operation.
+
+    Example::
+
+        with interp.relevance_rules(model):
+            cache = interp.capture(model, tokens, "resid_pre", gradients_of=metric)
+        relevance = (cache["resid_pre"] * cache.grads["resid_pre"]).sum(-1)
+
+    Raises :class:`RuleError` for rules that do not fit the model (an operation no rule covers, an
+    activation whose form is not known), and on leaving the block for a rule that did not act in a
+    forward of the whole model.
+    """
+    chosen = resolve_rules(rules)
+    operations = list_operations(model)
+    chosen.check(operations, model.traits)
+    installed = _Installed(model, chosen, operations)
+    model.rules_in_force.append(installed)
+    try:
+        with installed_edits(model, installed.edits), installed.watching_output():
+            yield build_table(model, chosen, operations)
+    finally:
+        model.rules_in_force.remove(installed)
+        installed.forget()
+    installed.refuse_idle()
+
+
+class _Instead(torch.autograd.Function):
+    """A value with the gradient of another: the first argument's value, the second's gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, surrogate: Tensor) -> Tensor:
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
+        return None, grad
+
+
+def give_gradient(value: Tensor, surrogate: Tensor) -> Tensor:
+    """``value`` to the bit, with the gradient of ``surrogate``."""
+    return _Instead.apply(value.detach(), surrogate)
+
+
+class _Installed:
+    """The hooks of one block, and whether each of its rules acted."""
+
+    def __init__(self, model: Model, rules: RelevanceRules, operations: tuple[Operation, ...]) -> None:
+        self.model = model
+        self.rules = rules
+        traits = model.traits
+        self.operations = tuple(item for item in operations if rules.name_at(item, traits) != GRADIENT)
+        self.surrogates = Surrogates(rules, traits, model.weights)
+        self.seen: dict[str, Tensor] = {}
+        self.n_forwards = 0
+        self.acted: dict[str, int] = dict.fromkeys((item.name for item in self.operations), 0)
+        self.edits = [edit for item in self.operations if item.output != LOGITS for edit in self._edits(item)]
+
+    @property
+    def in_force(self) -> bool:
+        """Whether no rules are nested inside these."""
+        return self.model.rules_in_force[-1] is self
+
+    def _edits(self, operation: Operation) -> Iterator[HookEdit]:
+        for hook in operation.inputs:
+            yield HookEdit(hook, self._remember(hook), _AFTER_EDITS)
+        # a factor is halved as it enters its product, so that its own node has the halved coefficient
+        stage = _AFTER_EDITS + 1 if operation.is_factor else _BEFORE_EDITS
+        yield HookEdit(operation.output, self._replace(operation), stage)
+
+    def _remember(self, hook: str) -> Edit:
+        def edit(value: Tensor) -> None:
+            if torch.is_grad_enabled() and self.in_force:
+                self.seen[hook] = value
+
+        return edit
+
+    def _replace(self, operation: Operation) -> Edit:
+        def edit(value: Tensor) -> Tensor | None:
+            self.acted[operation.name] += 1
+            if not torch.is_grad_enabled() or not self.in_force:
+                return None
+            inputs = tuple(self.seen.pop(hook) for hook in operation.inputs)
+            if not value.requires_grad:
+                return None
+            surrogate = self.surrogates.make(operation, inputs, value)
+            if surrogate is None:
+                return None
+            # a leaf is where propagation ends, and must stay the tensor that a gradient arrives at
+            return surrogate if surrogate.is_leaf and surrogate.requires_grad else give_gradient(value, surrogate)
+
+        return edit
+
+    @contextmanager
+    def watching_output(self) -> Iterator[None]:
+        """Count forwards, and cover what is done to the logits after the last hook point."""
+        handles = [self.model.module.register_forward_hook(self._after_forward)]
+        caps = [item for item in self.operations if item.output == LOGITS]
+        if caps:
+            unembed = self.model.hook_points.get("unembed.hook_out") or getattr(self.model.module, "unembed", None)
+            if not isinstance(unembed, nn.Module):
+                raise RuleError(f"the soft cap of {self.model.name!r} has no module before it to read.")
+            handles.append(unembed.register_forward_hook(self._keep_logits))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _keep_logits(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
+        if torch.is_grad_enabled() and self.in_force:
+            self.seen[LOGITS] = output
+
+    def _after_forward(self, module: nn.Module, inputs: Any, output: Any) -> Any:
+        self.n_forwards += 1
+        for operation in self.operations:
+            if operation.output != LOGITS:
+                continue
+            self.acted[operation.name] += 1
+            before = self.seen.pop(LOGITS, None)
+            logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
+            if before is None or logits is None or not logits.requires_grad:
+                return None
+            surrogate = self.surrogates.make(operation, (before,), logits)
+            if surrogate is None:
+                return None
+            if isinstance(output, Tensor):
+                return give_gradient(logits, surrogate)
+            output.logits = give_gradient(logits, surrogate)
+            return output
+        return None
+
+    def forget(self) -> None:
+        """Let go of activations that a forward left behind, as one that failed halfway does."""
+        self.seen.clear()
+
+    def refuse_idle(self) -> None:
+        """Raise :class:`RuleError` for a rule that a whole forward went past."""
+        idle = [name for name, times in self.acted.items() if times < self.n_forwards]
+        if idle:
+            raise RuleError(
+                f"the rules of {', '.join(idle[:5])} did not act in every forward of {self.model.name!r}: their hook "
+                "points were passed by, so its gradients were not relevance."
+            )
