@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from interp.errors import ModelError as ModelError
     from interp.errors import PatchError as PatchError
     from interp.errors import RecordError as RecordError
+    from interp.errors import RuleError as RuleError
     from interp.errors import SiteError as SiteError
     from interp.errors import TaskError as TaskError
     from interp.errors import TokenizationError as TokenizationError
@@ -45,12 +46,21 @@ if TYPE_CHECKING:
     from interp.models.capture import capture as capture
     from interp.models.capture import capture_stream as capture_stream
     from interp.models.intervene import intervene as intervene
+    from interp.models.relevance import RelevanceRules as RelevanceRules
+    from interp.models.relevance import UserRule as UserRule
+    from interp.models.relevance import relevance_rules as relevance_rules
+    from interp.models.relevance import rule_table as rule_table
+    from interp.patching import Attribution as Attribution
+    from interp.patching import AttributionStar as AttributionStar
+    from interp.patching import IntegratedGradients as IntegratedGradients
+    from interp.patching import Relevance as Relevance
     from interp.patching import check_ablation as check_ablation
     from interp.patching import patch as patch
     from interp.patching import patch_paths as patch_paths
     from interp.patching import patch_sets as patch_sets
     from interp.patching import patch_subspace as patch_subspace
     from interp.patching import search_sets as search_sets
+    from interp.patching import verify_scores as verify_scores
     from interp.results import PatchScores as PatchScores
     from interp.results import SetScores as SetScores
     from interp.types import Site as Site
@@ -72,6 +82,7 @@ _EXPORTS = {
         "ModelError",
         "PatchError",
         "RecordError",
+        "RuleError",
         "SiteError",
         "TaskError",
         "TokenizationError",
@@ -92,13 +103,19 @@ _EXPORTS = {
         "scale",
         "zero",
     ),
+    "interp.models.relevance": ("RelevanceRules", "UserRule", "relevance_rules", "rule_table"),
     "interp.patching": (
+        "Attribution",
+        "AttributionStar",
+        "IntegratedGradients",
+        "Relevance",
         "check_ablation",
         "patch",
         "patch_paths",
         "patch_sets",
         "patch_subspace",
         "search_sets",
+        "verify_scores",
     ),
     "interp.results": ("PatchScores", "SetScores"),
     "interp.types": ("Site", "parse_site", "parse_sites"),

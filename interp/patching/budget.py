@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 import torch
-from torch import Tensor
 
 from interp.errors import PatchError
 from interp.models.model import Model
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 DEFAULT_BUDGET = 1 << 30
 """Bytes of working memory for the rows of one forward."""
@@ -25,6 +25,14 @@ def bytes_per_row(model: Model, n_pos: int, n_kept: int) -> int:
     wide = 8 * t.d_model + 4 * t.n_heads * t.d_head + 3 * t.d_mlp
     attention = 3 * t.n_heads * n_pos
     return (n_pos * (wide + attention) + 3 * n_kept * t.d_vocab) * max(4, model.dtype.itemsize)
+
+
+def bytes_under_autograd(model: Model, n_pos: int, n_kept: int) -> int:
+    """Estimated memory of one row that keeps every layer's activations for a backward pass."""
+    t = model.traits
+    wide = 12 * t.d_model + 6 * t.n_heads * t.d_head + 5 * t.d_mlp
+    a_layer = n_pos * (wide + 5 * t.n_heads * n_pos)
+    return (t.n_layers * a_layer + 4 * n_kept * t.d_vocab) * max(4, model.dtype.itemsize)
 
 
 def empty_device_cache() -> None:
@@ -67,7 +75,7 @@ class halve_on_out_of_memory(Generic[T]):  # noqa: N801  reads as a verb where i
             self._next = min(self._current + self.size, len(self._items))
             yield self._items[self._current : self._next]
 
-    def attempt(self, run: Callable[[], Tensor]) -> Tensor | None:
+    def attempt(self, run: Callable[[], R]) -> R | None:
         """The result of ``run``, or ``None`` when memory ran out and smaller chunks follow."""
         try:
             return run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from jaxtyping import Bool
 from torch import Tensor
@@ -37,16 +38,32 @@ class Cell:
 
 @dataclass(frozen=True)
 class Sweep:
-    """All cells of one site, in the order of its axes."""
+    """All cells of one site: every layer, head, group of neurons and set of positions with every other."""
 
     site: Site
     axes: tuple[str, ...]
     labels: dict[str, tuple[str, ...]]
-    cells: tuple[Cell, ...]
+    layers: tuple[int, ...]
+    heads: tuple[int | None, ...]
+    """``None`` is all of them; likewise for neurons."""
+    neurons: tuple[tuple[int, ...] | None, ...]
+    wheres: tuple[Bool[Tensor, "batch pos"], ...]
+    """Columns that are patched together in each prompt."""
 
     @property
     def shape(self) -> tuple[int, ...]:
         return tuple(len(self.labels[axis]) for axis in self.axes)
+
+    @cached_property
+    def cells(self) -> tuple[Cell, ...]:
+        """Every single patch, in the order of the axes."""
+        return tuple(
+            Cell(self.site.component, layer, head, part, where, self.site.subspace)
+            for layer in self.layers
+            for head in self.heads
+            for part in self.neurons
+            for where in self.wheres
+        )
 
 
 def columns_of(task: PromptPairs) -> Columns:
@@ -88,14 +105,8 @@ def plan_sweep(model: Model, task: PromptPairs, site: Site, direction: str) -> S
     if pos_labels is not None:
         axes.append("dest_pos" if site.component in PATTERN_COMPONENTS else "pos")
         labels[axes[-1]] = pos_labels
-    cells = tuple(
-        Cell(site.component, tap.layer, head, part, where, site.subspace)
-        for tap in taps
-        for head in heads
-        for part in neurons
-        for where in wheres
-    )
-    return Sweep(site, tuple(axes), labels, cells)
+    layers = tuple(tap.layer for tap in taps)
+    return Sweep(site, tuple(axes), labels, layers, tuple(heads), tuple(neurons), tuple(wheres))
 
 
 def _check_subspace(model: Model, task: PromptPairs, site: Site) -> None:

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
-from typing import get_args
+from dataclasses import replace
+from functools import partial
+from typing import TypedDict, get_args
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.errors import PatchError
 from interp.models.model import Model
+from interp.patching.attribution.methods import Method, MethodLike, resolve_method
+from interp.patching.attribution.run import attribute
 from interp.patching.budget import DEFAULT_BUDGET
 from interp.patching.cells import Sweep, plan_sweep
-from interp.patching.prepared import BACKENDS, check_choice, prepare
+from interp.patching.prepared import BACKENDS, check_choice, make_provenance, prepare
 from interp.patching.replacement import check_kind
 from interp.patching.subspace import report_subspaces
+from interp.patching.verify import check_against_exact
 from interp.results import PatchScores, SiteScores
 from interp.tasks.base import PromptPairs
-from interp.tasks.metrics import MetricLike
+from interp.tasks.metrics import MetricLike, resolve_metric
 from interp.types import Ablation, Direction, SiteLike, parse_sites
-
-METHODS = ("exact",)
 
 
 def patch(
@@ -28,7 +34,7 @@ def patch(
     sites: SiteLike | Iterable[SiteLike] = ("z", "resid_pre"),
     *,
     direction: Direction = "denoise",
-    method: str = "exact",
+    method: MethodLike = "exact",
     backend: str = "auto",
     ablation: Ablation = "source",
     metric: MetricLike | None = None,
@@ -51,6 +57,12 @@ def patch(
     :class:`Metric` or a function of logits [batch, pos, d_vocab]; by default the task's own, else
     the logit difference at the last position, averaged over prompts.
 
+    ``method="exact"`` runs every patch. The others estimate all of them from a few passes and can be
+    checked against exact patching by :meth:`PatchScores.verify`: ``"attribution"`` (first order),
+    ``"attribution*"`` (AtP*), ``"ig"`` (integrated gradients), ``"relevance"`` (RelP); see
+    :mod:`interp.patching.attribution.methods` for what each is, and for the objects with options
+    that may be given instead of a name.
+
     ``backend="auto"`` takes the wavefront engine (:mod:`interp.patching.wavefront`) where its block
     functions give the model's own logits, and hooks elsewhere; the scores are the same up to rounding,
     and the provenance says which it was and why. ``memory_budget`` bounds the bytes of activations
@@ -68,22 +80,25 @@ def patch(
     metrics that do not fit. An interrupt returns nothing and leaves no hook behind.
     """
     check_choice("direction", direction, get_args(Direction))
-    check_choice("method", method, METHODS)
+    approximation = resolve_method(method)
     check_choice("backend", backend, BACKENDS)
     check_kind(task, ablation)
     sweeps = [plan_sweep(model, task, site, direction) for site in parse_sites(sites)]
+    options: _Options = {
+        "direction": direction,
+        "ablation": ablation,
+        "metric": metric,
+        "reference": reference,
+        "seed": seed,
+    }
+    if approximation is not None:
+        if backend != "auto":
+            raise PatchError(
+                f"backend={backend!r} says how exact patching runs; method={approximation.label!r} has none."
+            )
+        return _estimate(model, task, sweeps, approximation, options, memory_budget, progress)
     components = {(cell.component, cell.layer) for sweep in sweeps for cell in sweep.cells}
-    prepared = prepare(
-        model,
-        task,
-        components,
-        direction=direction,
-        ablation=ablation,
-        metric=metric,
-        reference=reference,
-        seed=seed,
-        backend=backend,
-    )
+    prepared = prepare(model, task, components, backend=backend, **options)
     groups = [(cell,) for sweep in sweeps for cell in sweep.cells]
     scores = prepared.scores(groups, memory_budget, progress)
     found = {
@@ -91,7 +106,61 @@ def patch(
         for sweep, part in zip(sweeps, scores.split([len(sweep.cells) for sweep in sweeps]), strict=True)
     }
     reports = report_subspaces(prepared, sweeps, memory_budget)
-    return PatchScores(found, prepared.provenance(method), reports)
+    return PatchScores(found, prepared.provenance("exact"), reports)
+
+
+class _Options(TypedDict):
+    direction: Direction
+    ablation: Ablation
+    metric: MetricLike | None
+    reference: PromptPairs | Tensor | None
+    seed: int
+
+
+def _estimate(
+    model: Model,
+    task: PromptPairs,
+    sweeps: list[Sweep],
+    method: Method,
+    options: _Options,
+    memory_budget: int,
+    progress: bool,
+) -> PatchScores:
+    started = time.perf_counter()
+    metric = resolve_metric(options["metric"], task)
+    bound = {name: value for name, value in options.items() if name != "metric"}
+    found = attribute(
+        model,
+        task,
+        sweeps,
+        method,
+        metric,
+        memory_budget=memory_budget,
+        progress=progress,
+        **bound,  # type: ignore[arg-type]
+    )
+    clean, corrupted = float(found.clean.mean()), float(found.corrupted.mean())
+    scores: dict[str, SiteScores] = {}
+    for index, sweep in enumerate(sweeps):
+        part = site_scores(sweep, found.scores[index], clean, corrupted)
+        if found.magnitudes is not None:
+            size = found.magnitudes[index].mean(-1)
+            nothing = torch.full_like(size, float("nan"))
+            part = replace(part, magnitude=nothing if clean == corrupted else size / abs(clean - corrupted))
+        scores[part.site] = part
+    provenance = make_provenance(
+        model,
+        task,
+        (clean, corrupted),
+        started=started,
+        metric=metric.name,
+        method=method.label,
+        direction=options["direction"],
+        ablation=options["ablation"],
+        notes=found.notes,
+    )
+    exactly = partial(check_against_exact, model, task, sweeps, options=options, memory_budget=memory_budget)
+    return PatchScores(scores, provenance, exactly=exactly)
 
 
 def site_scores(

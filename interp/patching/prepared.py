@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Float
@@ -147,24 +147,47 @@ class Prepared:
 
     def provenance(self, method: str, notes: tuple[str, ...] = ()) -> Provenance:
         """How a number made from this was made, up to now."""
-        return Provenance(
-            model=self.model.name,
-            family=self.model.traits.family,
-            revision=self.model.revision,
-            task=self.task.name,
-            n_prompts=len(self.task),
-            seed=self.task.seed,
+        return make_provenance(
+            self.model,
+            self.task,
+            (self.clean, self.corrupted),
+            started=self.started,
             metric=self.readout.metric.name,
             method=method,
             direction=self.direction,
             ablation=self.ablation,
             backend=self.backend,
             backend_reason=self.backend_reason,
-            device=str(self.model.device),
-            dtype=str(self.model.dtype).removeprefix("torch."),
-            seconds=time.perf_counter() - self.started,
-            notes=(*_notes(self.task, self.clean, self.corrupted), *self._engine_notes, *notes),
+            notes=(*self._engine_notes, *notes),
         )
+
+
+def make_provenance(
+    model: Model,
+    task: PromptPairs,
+    baselines: tuple[float, float],
+    *,
+    started: float,
+    notes: Iterable[str] = (),
+    **fields: Any,
+) -> Provenance:
+    """How a number was made from a task on a model, whose clean and corrupted metric are ``baselines``.
+
+    ``started`` is when, by ``time.perf_counter``; ``fields`` are further ones of :class:`Provenance`.
+    """
+    return Provenance(
+        model=model.name,
+        family=model.traits.family,
+        revision=model.revision,
+        task=task.name,
+        n_prompts=len(task),
+        seed=task.seed,
+        device=str(model.device),
+        dtype=str(model.dtype).removeprefix("torch."),
+        seconds=time.perf_counter() - started,
+        notes=(*_notes(task, *baselines), *notes),
+        **fields,
+    )
 
 
 def prepare(

@@ -48,7 +48,13 @@ class Readout:
         Rows come in blocks of all the task's prompts in order, which metrics on whole batches need.
         Raises as :meth:`score_picked`.
         """
-        return self.score_picked(self._within.gather(logits, prompts), prompts)
+        return self.score_picked(self.pick(logits, prompts), prompts)
+
+    def pick(
+        self, logits: Float[Tensor, "row kept d_vocab"], prompts: Int[Tensor, " row"]
+    ) -> Float[Tensor, "row k c"]:
+        """What the metric reads of logits at ``self.columns``."""
+        return self._within.gather(logits, prompts)
 
     def score_picked(
         self, picked: Float[Tensor, "row k c"], prompts: Int[Tensor, " row"]

@@ -6,21 +6,31 @@ means the same everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import get_args
+from typing import Protocol, get_args
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from interp.errors import PatchError, unknown_name
+from interp.models.blocks.geometry import find_positions
 from interp.models.cache import ActivationCache
 from interp.models.capture import capture
 from interp.models.interventions import mean_over, other_rows
 from interp.models.model import Model
 from interp.tasks.base import PromptPairs
 from interp.types import PATTERN_COMPONENTS, Ablation, Site
+
+REFERENCE_TOKENS = 4096
+"""Tokens of the reference prompts that are run at once."""
+
+
+class Activations(Protocol):
+    """Activations of a run by component and layer."""
+
+    def __getitem__(self, place: tuple[str, int], /) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,45 @@ def refuse_meanless(component: str, kind: str) -> None:
             f"the mean of {component!r} over positions has no meaning; use ablation='mean-per-position', "
             "'zero' or 'resample'."
         )
+
+
+def mean_over_prompts(
+    run: Callable[[Tensor, Tensor | None], Activations],
+    tokens: Int[Tensor, "prompt pos"],
+    mask: Bool[Tensor, "prompt pos"] | None,
+    places: Iterable[tuple[str, int]],
+    per_position: bool,
+    dtype: torch.dtype,
+) -> dict[tuple[str, int], Tensor]:
+    """Means over the real tokens of prompts, run a few at a time by ``run``.
+
+    With ``per_position`` over the prompts at each position: [position, ...]; patterns are
+    [dest_pos, head, src_pos].
+    """
+    places = sorted(places)
+    real = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask.bool()
+    if any(name in PATTERN_COMPONENTS for name, _ in places) and not bool(real.all()):
+        raise PatchError(
+            "the mean of attention patterns needs reference prompts without padding; give prompts of one length "
+            "as reference=, or task.select(rows) of one length."
+        )
+    at = find_positions(real)
+    longest = int(real.sum(1).max())
+    totals: dict[tuple[str, int], Tensor] = {}
+    count = torch.bincount(at[real], minlength=longest).double()
+    size = max(1, REFERENCE_TOKENS // tokens.shape[1])
+    for part in torch.arange(len(tokens)).split(size):
+        values = run(tokens[part], None if mask is None else mask[part])
+        for place in places:
+            value = values[place].transpose(1, 2) if place[0] in PATTERN_COMPONENTS else values[place]
+            value = value.double()
+            total = totals.setdefault(place, value.new_zeros(longest, *value.shape[2:]))
+            total.index_add_(0, at[part][real[part]], value[real[part]])
+    found = {}
+    for place, total in totals.items():
+        each = count.view(-1, *[1] * (total.ndim - 1))
+        found[place] = (total / each if per_position else total.sum(0) / count.sum()).to(dtype)
+    return found
 
 
 def spread_mean(

@@ -59,11 +59,7 @@ def plot_agreement(agreement: MethodAgreement) -> go.Figure:
     number = panel.xaxis[1:]
     for axis, title in (("x", "exact patching: effect"), ("y", f"{method}: effect")):
         sheet.figure.layout[f"{axis}axis{number}"] = value_axis(title, range=[low, high])
-    sheet.add_note(
-        f"Pearson {agreement.pearson}, Spearman {agreement.spearman}, "
-        f"sign agreement {agreement.sign_agreement} "
-        f"({agreement.confidence:.0%} bootstrap intervals, {len(agreement.names)} sites)"
-    )
+    sheet.add_note(agreement.summary())
     return sheet.finish(
         f"{method[:1].upper()}{method[1:]} against exact patching", agreement.provenance.summary()
     )

@@ -55,6 +55,12 @@ class MethodAgreement(Record):
     """``method`` names the approximation."""
     chosen_as: tuple[str, ...] = ()
     """Why each site was checked: ``"top"`` or ``"random"``; empty when all were."""
+    top_overlap: Estimate | None = None
+    """Share of the ``k`` sites that the approximation ranks first which exact patching does too,
+    among those checked."""
+    k: int | None = None
+    n_sites: int | None = None
+    """Sites that there were to choose from."""
 
     def __post_init__(self) -> None:
         self._check_axes(site=len(self.names))
@@ -62,6 +68,18 @@ class MethodAgreement(Record):
             raise RecordError("MethodAgreement needs at least one site.")
         if self.chosen_as and len(self.chosen_as) != len(self.names):
             raise RecordError(f"chosen_as has {len(self.chosen_as)} entries for {len(self.names)} sites.")
+
+    def summary(self) -> str:
+        """One line: correlations, sign agreement and overlap, with their intervals."""
+        parts = [
+            f"Pearson {self.pearson}",
+            f"Spearman {self.spearman}",
+            f"sign agreement {self.sign_agreement}",
+        ]
+        if self.top_overlap is not None:
+            parts.append(f"top-{self.k} overlap {self.top_overlap}")
+        checked = f"{len(self.names)} sites checked" + (f" of {self.n_sites}" if self.n_sites else "")
+        return f"{', '.join(parts)} ({self.confidence:.0%} bootstrap intervals, {checked})"
 
     def to_frame(self) -> pd.DataFrame:
         """One row a site: name, exact and approximate effect, why it was chosen."""

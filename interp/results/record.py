@@ -22,6 +22,9 @@ from interp.results.storage import load_record, save_record
 
 _TENSOR = "tensor at"
 
+NOT_SAVED: Mapping[str, Any] = types.MappingProxyType({"saved": False})
+"""``metadata`` of a field that belongs to this process and is left out of the file."""
+
 T = TypeVar("T")
 
 
@@ -71,7 +74,8 @@ class Record:
 
 
 def _pack_fields(record: Any, path: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    return {f.name: _pack(getattr(record, f.name), f"{path}{f.name}", tensors) for f in fields(record)}
+    saved = (f.name for f in fields(record) if f.metadata.get("saved", True))
+    return {name: _pack(getattr(record, name), f"{path}{name}", tensors) for name in saved}
 
 
 def _pack(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:

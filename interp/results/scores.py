@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -13,8 +13,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import PatchError, SiteError, unknown_name
+from interp.results.agreement import MethodAgreement
 from interp.results.provenance import Provenance
-from interp.results.record import Record
+from interp.results.record import NOT_SAVED, Record
 from interp.results.subspace import SubspaceReport
 from interp.results.token_text import visible_token
 from interp.results.views import draw
@@ -48,6 +49,9 @@ class SiteScores:
     corrupted: float
     per_prompt: Float[Tensor, "*axes prompt"] | None = None
     """The metric of every prompt after patching, in its own units."""
+    magnitude: Float[Tensor, "*axes"] | None = None
+    """How far the recovered score could move, where a method tells that apart from where it does
+    (AtP*'s GradDrop); ranking goes by it."""
 
     def __post_init__(self) -> None:
         unlabelled = [axis for axis in self.axes if axis not in self.labels]
@@ -63,6 +67,10 @@ class SiteScores:
             raise PatchError(
                 f"per-prompt scores of {self.site!r} have shape {tuple(self.per_prompt.shape)}; expected "
                 f"{(*expected, 'prompts')}."
+            )
+        if self.magnitude is not None and tuple(self.magnitude.shape) != expected:
+            raise PatchError(
+                f"magnitudes of {self.site!r} have shape {tuple(self.magnitude.shape)}; expected {expected}."
             )
 
     @property
@@ -138,16 +146,23 @@ class RankedSite:
     raw: float
     effect: float
     """How far the score is from having done nothing: ``value`` for denoising, ``value - 1`` for noising."""
+    magnitude: float
+    """What the ranking went by: the size of the effect, or what the method says it could be."""
 
 
 @dataclass(frozen=True, eq=False)
 class PatchScores(Record, Mapping[str, SiteScores]):
-    """Scores of one patching call: ``scores["z"].values``, and where they came from."""
+    """Scores of one patching call: ``scores["z"].values``, and where they came from.
+
+    Those of an approximate method can check themselves against exact patching: :meth:`verify`.
+    """
 
     sites: dict[str, SiteScores]
     provenance: Provenance
     reports: dict[str, SubspaceReport] = field(default_factory=dict)
     """For sites restricted to a subspace: whether the effect at each layer may be an illusion."""
+    exactly: Callable[..., MethodAgreement] | None = field(default=None, repr=False, metadata=NOT_SAVED)
+    """Exact patching of the same sites, for :meth:`verify`; lost when saved."""
 
     def __getitem__(self, key: str) -> SiteScores:
         if key in self.sites:
@@ -168,6 +183,11 @@ class PatchScores(Record, Mapping[str, SiteScores]):
         """``denoise`` or ``noise``."""
         return self.provenance.direction or "denoise"
 
+    def magnitudes(self, site: str) -> Float[Tensor, "*axes"]:
+        """What :meth:`top` ranks by: the size of the effects, or what the method says they could be."""
+        found = self[site].magnitude
+        return self.effects(site).abs() if found is None else found
+
     def effects(self, site: str) -> Float[Tensor, "*axes"]:
         """How far each score of ``site`` is from having done nothing: see :attr:`RankedSite.effect`."""
         return self[site].values - (1.0 if self.direction == "noise" else 0.0)
@@ -175,43 +195,68 @@ class PatchScores(Record, Mapping[str, SiteScores]):
     def top(self, k: int = 10, site: str | None = None) -> list[RankedSite]:
         """The ``k`` sites with the largest effect in magnitude, over all sites or one of them.
 
-        NaN scores come last; ties keep the order of the axes.
+        AtP* ranks by :attr:`SiteScores.magnitude`. NaN scores come last; ties keep the order of the axes.
         """
         chosen = list(self.sites) if site is None else [self[site].site]
         rows = [row for key in chosen for row in self._top_of(key, k)]
-        rows.sort(key=lambda row: -abs(row.effect) if row.effect == row.effect else float("inf"))
+        rows.sort(key=lambda row: -row.magnitude if row.magnitude == row.magnitude else float("inf"))
         return rows[:k]
 
     def _top_of(self, site: str, k: int) -> Iterator[RankedSite]:
-        scores, effects = self[site], self.effects(site)
+        scores, effects, sizes = self[site], self.effects(site), self.magnitudes(site)
         values = scores.values
-        magnitude = effects.abs().flatten()
+        magnitude = sizes.flatten()
         magnitude = torch.where(magnitude.isnan(), -1.0, magnitude)
         for flat in magnitude.argsort(descending=True, stable=True)[:k]:
             index = tuple(int(i) for i in torch.unravel_index(flat, scores.raw.shape))
-            yield _rank(scores, index, float(values[index]), float(effects[index]))
+            yield _rank(scores, index, float(values[index]), float(effects[index]), float(sizes[index]))
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a site: name, component, every axis as a column, value, raw, effect."""
+        """One row a site: name, component, every axis as a column, value, raw, effect, magnitude."""
         import pandas as pd
 
         rows: list[dict[str, Any]] = []
         for key, scores in self.sites.items():
-            values, effects = scores.values.flatten().tolist(), self.effects(key).flatten().tolist()
+            numbers = (scores.values, self.effects(key), self.magnitudes(key))
             indices = itertools.product(*(range(n) for n in scores.raw.shape))
-            for index, value, effect in zip(indices, values, effects, strict=True):
-                row = _rank(scores, index, value, effect)
+            for index, *found in zip(indices, *(x.flatten().tolist() for x in numbers), strict=True):
+                row = _rank(scores, index, *found)
                 where = {axis: scores.labels[axis][i] for axis, i in zip(scores.axes, index, strict=True)}
                 named = {"name": row.name, "site": row.site, "component": row.component}
-                rows.append({**named, **where, "value": value, "raw": row.raw, "effect": effect})
+                scored = {"value": row.value, "raw": row.raw, "effect": row.effect}
+                rows.append({**named, **where, **scored, "magnitude": row.magnitude})
         return pd.DataFrame(rows)
 
     def plot(self, site: str | None = None) -> go.Figure:
         """Heatmaps of these scores (``interp.plots.plot_patching``)."""
         return draw("plot_patching", self, site=site)
 
+    def verify(
+        self, top: int | None = 20, sample: int = 20, *, seed: int = 0, **options: Any
+    ) -> MethodAgreement:
+        """Patch the ``top`` sites and a random ``sample`` of the others exactly, and compare.
 
-def _rank(scores: SiteScores, index: tuple[int, ...], value: float, effect: float) -> RankedSite:
+        ``top=None`` takes every site. ``options`` as of :func:`interp.verify_scores`. Raises
+        :class:`PatchError` for exact scores, and for scores read from a file, which no longer know
+        their model and prompts: there use :func:`interp.verify_scores`.
+        """
+        if self.exactly is None:
+            raise PatchError(
+                "these scores are exact; there is nothing to verify."
+                if self.provenance.method == "exact"
+                else "these scores do not know their model and prompts (they were read from a file, or made by "
+                "hand); use interp.verify_scores(model, task, scores)."
+            )
+        return self.exactly(self, top=top, sample=sample, seed=seed, **options)
+
+    def plot_against_exact(self, top: int | None = 20, sample: int = 20, **options: Any) -> go.Figure:
+        """Scatter of these scores against exact ones; arguments as of :meth:`verify`."""
+        return self.verify(top, sample, **options).plot()
+
+
+def _rank(
+    scores: SiteScores, index: tuple[int, ...], value: float, effect: float, magnitude: float
+) -> RankedSite:
     return RankedSite(
         name=scores.name_at(index),
         site=scores.site,
@@ -220,4 +265,5 @@ def _rank(scores: SiteScores, index: tuple[int, ...], value: float, effect: floa
         value=value,
         raw=float(scores.raw[index]),
         effect=effect,
+        magnitude=magnitude,
     )

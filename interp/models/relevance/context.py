@@ -64,7 +64,7 @@ class _Instead(torch.autograd.Function):
         return value.view_as(value)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
         return None, grad
 
 
@@ -118,7 +118,11 @@ class _Installed:
             if surrogate is None:
                 return None
             # a leaf is where propagation ends, and must stay the tensor that a gradient arrives at
-            return surrogate if surrogate.is_leaf and surrogate.requires_grad else give_gradient(value, surrogate)
+            return (
+                surrogate
+                if surrogate.is_leaf and surrogate.requires_grad
+                else give_gradient(value, surrogate)
+            )
 
         return edit
 
@@ -128,7 +132,9 @@ class _Installed:
         handles = [self.model.module.register_forward_hook(self._after_forward)]
         caps = [item for item in self.operations if item.output == LOGITS]
         if caps:
-            unembed = self.model.hook_points.get("unembed.hook_out") or getattr(self.model.module, "unembed", None)
+            unembed = self.model.hook_points.get("unembed.hook_out") or getattr(
+                self.model.module, "unembed", None
+            )
             if not isinstance(unembed, nn.Module):
                 raise RuleError(f"the soft cap of {self.model.name!r} has no module before it to read.")
             handles.append(unembed.register_forward_hook(self._keep_logits))

@@ -23,18 +23,17 @@ only; whether that concerns you is yours to judge.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from types import MappingProxyType
 from typing import Literal, get_args
 
-import torch
 from torch import Tensor
 
 from interp.errors import RuleError, unknown_name
 from interp.models.blocks.layers import ACTIVATIONS
 from interp.models.norms import centre, norm_gain, norm_scale, widen
-from interp.models.relevance.operations import KINDS, Operation
+from interp.models.relevance.operations import Operation
 from interp.models.relevance.secants import SECANTS, secant
 from interp.models.traits import NormWeights, Traits, Weights
 
@@ -112,7 +111,9 @@ class RelevanceRules:
         if operation.kind in ("activation", "soft_cap"):
             return "Identity-rule" if getattr(self, operation.kind) == "identity" else GRADIENT
         if operation.kind == "gate":
-            parts = ["Half-rule"] * (self.gate == "half") + ["Identity-rule"] * (self.activation == "identity")
+            parts = ["Half-rule"] * (self.gate == "half") + ["Identity-rule"] * (
+                self.activation == "identity"
+            )
             return " + ".join(parts) or GRADIENT
         if operation.kind == "softmax":
             return "AH-rule" if self.attention == "ah" else GRADIENT
@@ -129,7 +130,7 @@ class RelevanceRules:
             for operation in operations
             if operation.kind in ("activation", "gate")
             and self.user_rule(operation) is None
-            and (self.activation == "identity" or operation.kind == "gate" and self.gate == "half")
+            and (self.activation == "identity" or (operation.kind == "gate" and self.gate == "half"))
         ]
         if uses_identity and traits.act_fn not in SECANTS:
             raise RuleError(
@@ -231,7 +232,9 @@ class Surrogates:
         # a leaf of its own: the pattern as a node still has a coefficient, what it came from has none
         return output.detach().requires_grad_() if self.rules.attention == "ah" else None
 
-    def _pattern_value(self, operation: Operation, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+    def _pattern_value(
+        self, operation: Operation, inputs: tuple[Tensor, ...], output: Tensor
+    ) -> Tensor | None:
         return 0.5 * output if self.rules.attention == "half" else None
 
     def _query_key(self, operation: Operation, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:

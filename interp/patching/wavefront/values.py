@@ -9,19 +9,14 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp.errors import PatchError
 from interp.models.blocks import Stack, Trace, run_trace
-from interp.models.blocks.geometry import find_positions
-from interp.patching.replacement import spread_mean
-from interp.types import PATTERN_COMPONENTS, Ablation
+from interp.patching.replacement import mean_over_prompts, spread_mean
+from interp.types import Ablation
 
 Values = Callable[[str, int], Tensor]
 """The replacing activation of a component and layer for the base prompts, all heads and columns."""
 Place = tuple[str, int]
 """A component and its layer."""
-
-REFERENCE_TOKENS = 4096
-"""Tokens of the reference prompts that are run at once."""
 
 
 def read_places(places: Iterable[Place]) -> set[Place]:
@@ -68,29 +63,8 @@ def mean_activations(
     [dest_pos, head, src_pos].
     """
     places = read_places(places)
-    real = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask.bool()
-    if any(name in PATTERN_COMPONENTS for name, _ in places) and not bool(real.all()):
-        raise PatchError(
-            "the mean of attention patterns needs reference prompts without padding; give prompts of one length "
-            "as reference=, or task.select(rows) of one length."
-        )
-    at = find_positions(real)
-    longest = int(real.sum(1).max())
-    totals: dict[Place, Tensor] = {}
-    count = torch.bincount(at[real], minlength=longest).double()
-    size = max(1, REFERENCE_TOKENS // tokens.shape[1])
-    for part in torch.arange(len(tokens)).split(size):
-        trace = run_trace(stack, tokens[part], None if mask is None else mask[part], places)
-        for place in places:
-            value = _positions_second(trace[place], place[0]).double()
-            total = totals.setdefault(place, value.new_zeros(longest, *value.shape[2:]))
-            total.index_add_(0, at[part][real[part]], value[real[part]])
-    found = {}
-    for place, total in totals.items():
-        each = count.view(-1, *[1] * (total.ndim - 1))
-        found[place] = (total / each if per_position else total.sum(0) / count.sum()).to(stack.model.dtype)
-    return found
 
+    def run(some: Tensor, real: Tensor | None) -> Trace:
+        return run_trace(stack, some, real, places)
 
-def _positions_second(value: Tensor, component: str) -> Tensor:
-    return value.transpose(1, 2) if component in PATTERN_COMPONENTS else value
+    return mean_over_prompts(run, tokens, mask, places, per_position, stack.model.dtype)

@@ -1,0 +1,155 @@
+"""One block of prompts: its runs, and where the scores of its cells add up."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.models.capture import head_results
+from interp.models.hooks import HookEdit, installed_edits
+from interp.models.model import Model
+from interp.patching.attribution.nodes import GradientRun, Node, reading_edits
+from interp.patching.attribution.reduce import Part, Wheres
+from interp.patching.attribution.source import Replaced, Source
+from interp.patching.cells import Sweep
+from interp.patching.readout import Readout
+from interp.tasks.base import PromptPairs
+from interp.tasks.metrics import Metric
+from interp.types import Direction
+
+Sums = list[Float[Tensor, "layer head neurons where prompt"]]
+"""Scores of every sweep's cells, laid out in the order of its axes, which may be fewer."""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """How far the scores over a whole cut of the network are from its true effect, of each prompt."""
+
+    cut: str
+    summed: Float[Tensor, " prompt"]
+    true: Float[Tensor, " prompt"]
+
+
+@dataclass
+class Found:
+    """What one block of prompts comes to."""
+
+    effects: Sums
+    """Estimated change of the metric from the base run."""
+    base: Float[Tensor, " prompt"]
+    source: Float[Tensor, " prompt"]
+    """Metric of the two unpatched runs."""
+    magnitudes: Sums | None = None
+    gaps: list[Gap] = field(default_factory=list)
+    """Of integrated gradients, always the same cuts in the same order."""
+
+
+class Block:
+    """Some prompts of a task, and everything that a method does with them."""
+
+    def __init__(
+        self,
+        model: Model,
+        task: PromptPairs,
+        sweeps: Sequence[Sweep],
+        source: Source,
+        metric: Metric,
+        direction: Direction,
+        rows: Int[Tensor, " prompt"],
+    ) -> None:
+        self.model = model
+        self.rows = rows
+        self.direction = direction
+        self.source = source
+        self.sweeps = sweeps
+        self.task = task.select(rows.tolist())
+        self.readout = Readout(self.task, metric)
+        self.tokens = self.task.corrupted if direction == "denoise" else self.task.clean
+        self.mask = self.task.attention_mask
+        self.prompts = torch.arange(len(rows), device=self.tokens.device)
+        self.parts: dict[Node, list[Part]] = defaultdict(list)
+        for index, sweep in enumerate(sweeps):
+            wheres = Wheres([where[rows.cpu()] for where in sweep.wheres], self.tokens.device)
+            for slot, layer in enumerate(sweep.layers):
+                self.parts[sweep.site.component, layer].append(Part(index, slot, sweep, wheres))
+        self.out = self.zeros()
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """Everything that is scored."""
+        return tuple(self.parts)
+
+    def zeros(self) -> Sums:
+        """Nothing yet, for every sweep."""
+        wide = torch.promote_types(self.model.dtype, torch.float32)
+        return [
+            torch.zeros(
+                len(sweep.layers),
+                len(sweep.heads),
+                len(sweep.neurons),
+                len(sweep.wheres),
+                len(self.rows),
+                dtype=wide,
+                device=self.tokens.device,
+            )
+            for sweep in self.sweeps
+        ]
+
+    def run_source(self) -> tuple[Replaced, Tensor]:
+        """The replacing activations, and what the metric reads of the source run."""
+        return self.source.run(self.rows, self.readout, self.prompts)
+
+    @torch.no_grad()
+    def run_base(self, nodes: Iterable[Node], on_value: Callable[[Node, Tensor], None]) -> Tensor:
+        """The base run without gradients; returns what the metric reads of it."""
+        with installed_edits(self.model, reading_edits(self.model, nodes, on_value)):
+            logits = self.model(self.tokens, self.mask, keep_columns=self.readout.columns)
+        return self.readout.pick(logits, self.prompts)
+
+    def run_gradient(
+        self,
+        nodes: Iterable[Node],
+        on_gradient: Callable[[Node, Tensor], None],
+        on_value: Callable[[Node, Tensor], None] | None = None,
+        times: int = 1,
+        edits: Iterable[HookEdit] = (),
+        start: Callable[[Tensor], Tensor | None] | None = None,
+    ) -> GradientRun:
+        """The base run under autograd, ``times`` over in one forward."""
+        mask = None if self.mask is None else self.mask.repeat(times, 1)
+        tokens, prompts = self.tokens.repeat(times, 1), self.prompts.repeat(times)
+        return GradientRun(
+            self.model, tokens, mask, self.readout, prompts, nodes, on_value, on_gradient, edits, start
+        )
+
+    @torch.no_grad()
+    def compare_runs(self, source: Tensor, base: Tensor) -> tuple[Tensor, Tensor]:
+        """Metric of the base and of the source run from what it reads of them."""
+        self.readout.set_reference(source if self.direction == "denoise" else base.detach())
+        return (
+            self.readout.score_picked(base.detach(), self.prompts),
+            self.readout.score_picked(source, self.prompts),
+        )
+
+    def add(self, node: Node, change: Tensor, gradient: Tensor) -> None:
+        """Score all cells of a node from its change and the gradient it meets."""
+        for part in self.parts.get(node, ()):
+            self.put(part, part.collect(*self._at_heads(node, part, change, gradient)))
+
+    def put(self, part: Part, slab: Tensor) -> None:
+        """Add scores of a part's cells."""
+        self.out[part.sweep][part.slot] += slab
+
+    def _at_heads(self, node: Node, part: Part, change: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        if node[0] != "result":
+            return change, gradient
+        W_O = self.model.weights.layers[node[1]].W_O
+        if part.of.site.subspace is None:
+            return change, torch.einsum("bpm,hdm->bphd", gradient.to(W_O.dtype), W_O)
+        results = head_results(self.model, change.to(W_O.dtype), node[1]).to(change.dtype)
+        return results, gradient.unsqueeze(2).expand_as(results)

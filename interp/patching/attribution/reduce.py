@@ -1,0 +1,86 @@
+"""From a change and the gradient it meets to one number a cell and prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from interp.patching.cells import Sweep
+from interp.types import HEAD_COMPONENTS, PATTERN_COMPONENTS
+
+Slab = Float[Tensor, "head neurons where prompt"]
+"""Scores of one sweep at one layer."""
+
+
+class Wheres:
+    """Sets of columns, and the sum over each."""
+
+    def __init__(self, masks: Sequence[Bool[Tensor, "prompt pos"]], device: torch.device) -> None:
+        self.masks = torch.stack(list(masks)).to(device)
+
+    @cached_property
+    def single(self) -> Int[Tensor, "where prompt"] | None:
+        """The column of each set, -1 where it has none; ``None`` if a set has several in a prompt."""
+        if int(self.masks.sum(-1).max()) > 1:
+            return None
+        return torch.where(self.masks.any(-1), self.masks.int().argmax(-1), -1)
+
+    def total(self, product: Float[Tensor, "prompt pos k"]) -> Float[Tensor, "where prompt k"]:
+        """The sum over each set's columns."""
+        if self.single is None:
+            return torch.einsum("wbp,bpk->wbk", self.masks.to(product.dtype), product)
+        rows = torch.arange(product.shape[0], device=product.device)
+        picked = product[rows, self.single.clamp(min=0)]
+        return picked * (self.single >= 0)[..., None]
+
+
+@dataclass(frozen=True)
+class Part:
+    """One sweep at one layer, for some of the prompts."""
+
+    sweep: int
+    """Which of the sweeps, in the order they were asked for."""
+    slot: int
+    """Which of the sweep's layers."""
+    of: Sweep
+    wheres: Wheres
+
+    @property
+    def component(self) -> str:
+        return self.of.site.component
+
+    def narrow(self, delta: Float[Tensor, "*rest d"]) -> Float[Tensor, "*rest d"]:
+        """The part of a change within the site's subspace."""
+        basis = self.of.site.subspace
+        if basis is None:
+            return delta
+        basis = basis.to(delta)
+        return delta @ basis.T @ basis
+
+    def collect(self, delta: Float[Tensor, "..."], gradient: Float[Tensor, "..."]) -> Slab:
+        """``sum_d delta * gradient`` of every cell and prompt, in fp32 at least."""
+        delta, gradient = self.narrow(delta), gradient.to(delta.dtype)
+        if self.component in PATTERN_COMPONENTS:
+            return self.arrange((delta * gradient).sum(-1).transpose(1, 2)[..., None])
+        groups = self.of.neurons
+        if groups == (None,):
+            product = torch.linalg.vecdot(delta, gradient)[..., None]
+        else:
+            whole = delta * gradient
+            each = all(group == (i,) for i, group in enumerate(groups)) and len(groups) == whole.shape[-1]
+            sums = (whole[..., list(group or ())].sum(-1) for group in groups)
+            product = whole if each else torch.stack(list(sums), -1)
+        return self.arrange(product if self.component in HEAD_COMPONENTS else product.unsqueeze(2))
+
+    def arrange(self, product: Float[Tensor, "prompt pos head neurons"]) -> Slab:
+        """Contributions by column laid out as this part's cells."""
+        if self.of.heads != (None,):
+            product = product[:, :, [head for head in self.of.heads if head is not None]]
+        n_heads, n_groups = product.shape[2:]
+        summed = self.wheres.total(product.flatten(2))
+        return summed.unflatten(-1, (n_heads, n_groups)).permute(2, 3, 0, 1)

@@ -1,0 +1,151 @@
+"""All cells of all sweeps by gradients, some prompts at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from interp.errors import MetricError
+from interp.models.model import Model
+from interp.patching.attribution.block import Block, Found
+from interp.patching.attribution.first_order import run_first_order
+from interp.patching.attribution.integrated import run_along_activations, run_along_inputs
+from interp.patching.attribution.methods import (
+    Attribution,
+    AttributionStar,
+    IntegratedGradients,
+    Method,
+    Relevance,
+    rule_summary,
+)
+from interp.patching.attribution.source import Source
+from interp.patching.attribution.star import run_star
+from interp.patching.budget import bytes_under_autograd, check_budget, halve_on_out_of_memory
+from interp.patching.cells import Sweep
+from interp.patching.readout import Readout
+from interp.tasks.base import PromptPairs
+from interp.tasks.metrics import Metric
+from interp.types import Ablation, Direction
+
+
+@dataclass(frozen=True)
+class Attributed:
+    """Estimates of one call."""
+
+    scores: tuple[Float[Tensor, "*axes prompt"], ...]
+    """Of each sweep: the metric of every prompt as it is estimated to be after patching."""
+    magnitudes: tuple[Float[Tensor, "*axes prompt"], ...] | None
+    """Of AtP*: how far the metric could move, in its units."""
+    clean: Float[Tensor, " prompt"]
+    corrupted: Float[Tensor, " prompt"]
+    notes: tuple[str, ...]
+
+
+def attribute(
+    model: Model,
+    task: PromptPairs,
+    sweeps: Sequence[Sweep],
+    method: Method,
+    metric: Metric,
+    *,
+    direction: Direction,
+    ablation: Ablation = "source",
+    reference: PromptPairs | Tensor | None = None,
+    seed: int = 0,
+    memory_budget: int,
+    progress: bool = True,
+) -> Attributed:
+    """Estimate every cell of every sweep by gradients, without running any of them.
+
+    Prompts are taken in blocks that fit ``memory_budget``, halved when memory runs out; a metric of
+    the whole batch takes all of them at once. Raises :class:`MetricError` for a metric without a
+    gradient and :class:`PatchError` for options that do not fit.
+    """
+    check_budget(memory_budget)
+    if not metric.differentiable:
+        raise MetricError(
+            f"metric {metric.name!r} has no gradient; take logit_diff, prob_diff, probability, loss or kl, or use "
+            "method='exact'."
+        )
+    task = task.to(model.device)
+    nodes = {(sweep.site.component, layer) for sweep in sweeps for layer in sweep.layers}
+    if isinstance(method, IntegratedGradients) and method.over == "inputs":
+        nodes.add(("embed", 0))
+    source = Source(model, task, nodes, direction, ablation, reference, seed)
+    per_row = bytes_under_autograd(model, task.clean.shape[1], len(Readout(task, metric).columns))
+    rows = max(1, memory_budget // per_row)
+    parts: list[Found] = []
+
+    def run_block(chosen: Tensor) -> Found:
+        return _run(Block(model, task, sweeps, source, metric, direction, chosen), method, rows)
+
+    with tqdm(total=len(task), desc=method.label, unit="prompt", disable=not progress) as bar:
+        blocks = halve_on_out_of_memory(range(len(task)), len(task) if metric.whole_batch else rows)
+        for chosen in blocks:
+            found = blocks.attempt(partial(run_block, torch.tensor(chosen)))
+            if found is not None:
+                parts.append(found)
+                bar.update(len(chosen))
+    return _join(parts, sweeps, method, direction)
+
+
+def _run(block: Block, method: Method, rows: int) -> Found:
+    if isinstance(method, AttributionStar):
+        return run_star(block, method)
+    if isinstance(method, IntegratedGradients):
+        run = run_along_inputs if method.over == "inputs" else run_along_activations
+        return run(block, method, rows)
+    return run_first_order(block, method.rules if isinstance(method, Relevance) else None)
+
+
+def _join(
+    parts: Sequence[Found], sweeps: Sequence[Sweep], method: Method, direction: Direction
+) -> Attributed:
+    base = torch.cat([part.base for part in parts])
+    source = torch.cat([part.source for part in parts])
+    effects = [torch.cat(part, -1) for part in zip(*(part.effects for part in parts), strict=True)]
+    scores = tuple(
+        (effect + base.to(effect)).view(*sweep.shape, -1).cpu()
+        for effect, sweep in zip(effects, sweeps, strict=True)
+    )
+    magnitudes = None
+    if parts[0].magnitudes is not None:
+        joined = [
+            torch.cat(part, -1) for part in zip(*(part.magnitudes or [] for part in parts), strict=True)
+        ]
+        magnitudes = tuple(m.view(*s.shape, -1).cpu() for m, s in zip(joined, sweeps, strict=True))
+    clean, corrupted = (source, base) if direction == "denoise" else (base, source)
+    return Attributed(scores, magnitudes, clean.cpu(), corrupted.cpu(), _notes(parts, method))
+
+
+def _notes(parts: Sequence[Found], method: Method) -> tuple[str, ...]:
+    if isinstance(method, Attribution | Relevance):
+        passes = "two forward passes and one backward pass"
+        return (
+            (f"{passes} under {rule_summary(method.rules)}",) if isinstance(method, Relevance) else (passes,)
+        )
+    if isinstance(method, AttributionStar):
+        fixed = "softmax recomputed at q, k and attn_scores" if method.qk_fix else "no QK fix"
+        dropped = "magnitudes by GradDrop" if method.grad_drop else "no GradDrop"
+        return (f"{fixed}; {dropped}",)
+    steps = f"{method.steps} {method.quadrature} steps"
+    cuts = list(zip(*(part.gaps for part in parts), strict=True))
+    totals = [
+        (
+            cut[0].cut,
+            *(float(torch.cat(x).double().mean()) for x in ([g.summed for g in cut], [g.true for g in cut])),
+        )
+        for cut in cuts
+    ]
+    name, summed, true = max(totals, key=lambda total: abs(total[1] - total[2]))
+    most = "" if len(totals) == 1 else f", the widest of {len(totals)}"
+    return (
+        f"completeness: scores over {name} add up to {summed:+.4g} and the metric moves by {true:+.4g}, a gap of "
+        f"{summed - true:+.2g}{most} ({steps})",
+    )
