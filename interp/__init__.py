@@ -54,7 +54,11 @@ if TYPE_CHECKING:
     from interp.patching import AttributionStar as AttributionStar
     from interp.patching import IntegratedGradients as IntegratedGradients
     from interp.patching import Relevance as Relevance
+    from interp.patching import attribute_tokens as attribute_tokens
     from interp.patching import check_ablation as check_ablation
+    from interp.patching import check_conservation as check_conservation
+    from interp.patching import check_masking as check_masking
+    from interp.patching import compare_methods as compare_methods
     from interp.patching import patch as patch
     from interp.patching import patch_paths as patch_paths
     from interp.patching import patch_sets as patch_sets
@@ -109,7 +113,11 @@ _EXPORTS = {
         "AttributionStar",
         "IntegratedGradients",
         "Relevance",
+        "attribute_tokens",
         "check_ablation",
+        "check_conservation",
+        "check_masking",
+        "compare_methods",
         "patch",
         "patch_paths",
         "patch_sets",

@@ -198,7 +198,8 @@ class Surrogates:
         wide = widen(x)
         centred = wide if "attn." in operation.name else centre(wide, self.traits)
         scale = norm_scale(wide.detach(), self.traits)
-        return (centred * (norm_gain(norm, self.traits) / scale)).to(output.dtype)
+        normed = centred * (norm_gain(norm, self.traits) / scale)
+        return (normed if norm is None or norm.b is None else normed + norm.b).to(output.dtype)
 
     def _weights_of(self, operation: Operation) -> NormWeights | None:
         if operation.layer is None:
@@ -226,7 +227,10 @@ class Surrogates:
             value = act(gate.detach())
             through_gate = act(gate) * up.detach()
         share = 0.5 if rules.gate == "half" else 1.0
-        return share * (through_gate + value * up)
+        product = share * (through_gate + value * up)
+        assert operation.layer is not None, "gates stand in layers"
+        bias = self.weights.layers[operation.layer].b_post
+        return product if bias is None else product + bias
 
     def _softmax(self, operation: Operation, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
         # a leaf of its own: the pattern as a node still has a coefficient, what it came from has none

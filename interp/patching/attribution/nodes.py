@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -22,16 +22,17 @@ OnTensor = Callable[[Node, Tensor], None]
 
 
 @contextmanager
-def frozen_parameters(model: Model) -> Iterator[None]:
-    """No gradient of any parameter: autograd then keeps only what gradients of activations need."""
-    frozen = [p for p in model.module.parameters() if p.requires_grad]
+def frozen_parameters(model: Model, but: Iterable[Tensor] = ()) -> Iterator[None]:
+    """No gradient of any parameter ``but`` these: autograd keeps only what the other gradients need."""
+    kept = {id(parameter) for parameter in but}
+    before = [(parameter, parameter.requires_grad) for parameter in model.module.parameters()]
     try:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
+        for parameter, _ in before:
+            parameter.requires_grad_(id(parameter) in kept)
         yield
     finally:
-        for parameter in frozen:
-            parameter.requires_grad_(True)
+        for parameter, required in before:
+            parameter.requires_grad_(required)
 
 
 def reading_edits(model: Model, nodes: Iterable[Node], on_value: OnTensor) -> list[HookEdit]:
@@ -65,7 +66,8 @@ class GradientRun:
     ``on_value`` gets every node's activation on the way forth, ``on_gradient`` the gradient of the
     summed metric on the way back, in the activation's shape. Of ``result`` it is that of the heads'
     sum, [batch, pos, d_model]. Where an edit acts elsewhere than a value is read, the gradient is
-    taken where it acts. Nothing is kept here but what autograd keeps.
+    taken where it acts. Nothing is kept here but what autograd keeps. Only ``parameters`` can be
+    differentiated by.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class GradientRun:
         on_gradient: OnTensor,
         edits: Iterable[HookEdit] = (),
         start: Edit | None = None,
+        parameters: Iterable[Tensor] = (),
     ) -> None:
         self._on_gradient = on_gradient
         self._leaves: list[Tensor] = []
@@ -89,7 +92,7 @@ class GradientRun:
         if on_value is not None:
             every += [HookEdit(point.read, _give(node, point, on_value)) for node, point in found]
         every += [HookEdit(point.write, self._listen(node, point), point.stage) for node, point in found]
-        with torch.enable_grad(), frozen_parameters(model), installed_edits(model, every):
+        with torch.enable_grad(), frozen_parameters(model, parameters), installed_edits(model, every):
             logits = model(tokens, mask, keep_columns=readout.columns)
             self.picked = readout.pick(logits, prompts)
         self._readout, self._prompts = readout, prompts
@@ -127,9 +130,16 @@ class GradientRun:
             )
         return scores
 
-    def backward(self, scores: Float[Tensor, " row"], again: bool = False) -> None:
-        """Send the gradient of the summed scores back; ``again`` keeps the graph for another time."""
-        torch.autograd.grad(scores.sum(), self._leaves, retain_graph=again, allow_unused=True)
+    def backward(
+        self, scores: Float[Tensor, " row"], wanted: Sequence[Tensor] = (), again: bool = False
+    ) -> list[Tensor | None]:
+        """Send the gradient of the summed scores back; ``again`` keeps the graph for another time.
+
+        Returns the gradients of ``wanted``, ``None`` for what the scores do not depend on.
+        """
+        inputs = (*wanted, *self._leaves)
+        found = torch.autograd.grad(scores.sum(), inputs, retain_graph=again, allow_unused=True)
+        return list(found[: len(wanted)])
 
 
 def _from_here(value: Tensor) -> Tensor:

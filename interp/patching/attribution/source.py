@@ -42,12 +42,20 @@ class Replaced:
         The source run's activation is let go of.
         """
         wide = torch.promote_types(own.dtype, torch.float32)
+        new = self._take(node, own)
+        if node[0] == "attn_scores":
+            # a HookedTransformer masks by -inf, which has no difference from itself
+            least = torch.finfo(own.dtype).min
+            new, own = new.clamp(min=least), own.clamp(min=least)
+        return new.to(wide) - own
+
+    def _take(self, node: Node, own: Tensor) -> Tensor:
         if self._kind == "zero":
-            return -own.to(wide)
+            return torch.zeros_like(own)
         if node in self._values:
-            return self._values.pop(node).to(wide) - own
+            return self._values.pop(node)
         per_position = self._kind == "mean-per-position"
-        return spread_mean(self._means[node], own, node[0], self._positions, per_position).to(wide) - own
+        return spread_mean(self._means[node], own, node[0], self._positions, per_position)
 
 
 class Source:

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from memory_meter import MemoryMeter
 from model_zoo import specimen
 from random_tasks import random_task
 from tiny_models import make_hf_model
@@ -15,6 +14,7 @@ from torch import Tensor
 
 import interp
 from interp.models.blocks.block import Block
+from interp.models.memory_meter import MemoryMeter
 from interp.patching.prepared import prepare
 from interp.patching.readout import Readout
 from interp.patching.wavefront import run as engine

@@ -1,4 +1,4 @@
-"""Bytes of tensors alive at once, counted at every operation: what a memory budget has to bound."""
+"""Bytes of tensors alive at once, counted at every operation: what a budget bounds and a method costs."""
 
 from __future__ import annotations
 
