@@ -265,7 +265,8 @@ class NaiveAttribution:
         for where, weight in points:
             for i, cell in enumerate(cells):
                 place = place_of(cell)
-                whole = Site(cell.component, cell.layer, subspace=cell.subspace)
+                neurons = None if cell.subspace is None else cell.neurons
+                whole = Site(cell.component, cell.layer, neurons=neurons, subspace=cell.subspace)
                 gradients = self.gradients([place], {place: where * self.change(whole)})
                 total[i] += weight * (self.change(cell) * gradients[place]).flatten(1).sum(1)
         return total

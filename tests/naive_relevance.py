@@ -70,11 +70,14 @@ class NaiveRelevance(NaiveTransformer):
         """Logits, with gradients from the token embeddings on."""
         edits = dict(edits or {})
         edits.setdefault(("embed", 0), lambda embedded: embedded.requires_grad_())
-        logits, cap = super().__call__(tokens, mask, edits, record), self.cap
-        if cap is None:
+        logits = super().__call__(tokens, mask, edits, record)
+        if self.cap is None:
             return logits
-        capped = lambda x: cap * (x / cap).tanh()
-        return hold_coefficient(capped, logits) if self.held.cap else capped(logits)
+        return hold_coefficient(self._capped, logits) if self.held.cap else self._capped(logits)
+
+    def _capped(self, logits: Tensor) -> Tensor:
+        assert self.cap is not None
+        return self.cap * (logits / self.cap).tanh()
 
     def _site(self, component: str, layer: int, value: Tensor) -> Tensor:
         if component == "pattern" and self.held.pattern:

@@ -67,14 +67,18 @@ def parse_shape(text: str) -> Shape:
     return Shape(int(match[1]), int(match[2]), int(match[2]) // D_HEAD)
 
 
-def build_gpt2(shape: Shape, seed: int, device: torch.device) -> Any:
-    """A Hugging Face GPT-2 with random weights, in fp32 with eager attention."""
+def build_gpt2(shape: Shape, seed: int, device: torch.device, init: float = 0.02) -> Any:
+    """A Hugging Face GPT-2 with random weights, in fp32 with eager attention.
+
+    ``init`` is the weights' standard deviation; GPT-2's own, 0.02, leaves narrow models nearly linear.
+    """
     from transformers import GPT2Config, GPT2LMHeadModel
 
     config = GPT2Config(
         n_layer=shape.n_layers,
         n_embd=shape.d_model,
         n_head=shape.n_heads,
+        initializer_range=init,
         vocab_size=shape.d_vocab,
         bos_token_id=0,
         eos_token_id=0,

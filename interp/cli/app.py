@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
+from interp.cli.attribute_tokens import run_tokens
 from interp.cli.bench import bench_app
 from interp.cli.catalogue import list_models, list_tasks
+from interp.cli.compare_methods import run_comparison
 from interp.cli.errors import ErrorGroup
 from interp.cli.lab import open_lab
 from interp.cli.patch import run_patch
@@ -47,6 +49,8 @@ app.command("models")(list_models)
 app.command("tasks")(list_tasks)
 app.command("patch")(run_patch)
 app.command("search-sets")(run_search)
+app.command("compare-methods")(run_comparison)
+app.command("attribute-tokens")(run_tokens)
 app.command("lab")(open_lab)
 app.command("train-model")(train_model)
 app.add_typer(bench_app, name="bench")

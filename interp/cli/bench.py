@@ -93,6 +93,32 @@ def run_growth(
     _print_report(bench.run_growth(plan, where, _say, keep), csv)
 
 
+@bench_app.command("attribution")
+def run_attribution(
+    quick: QuickOption = False,
+    csv: CsvOption = None,
+    shape: Annotated[
+        list[str] | None, typer.Option(help="LAYERSxWIDTH of a GPT-2 model; may be repeated.")
+    ] = None,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = None,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Attribution of every node against two forwards and one backward, and TransformerLens' caches.
+
+    interp bench attribution --quick --csv attribution.csv
+    """
+    _share_cores(quick)
+    from interp import bench
+    from interp.bench.attribution_report import AttributionRow
+
+    plan = bench.AttributionPlan.quick(seed) if quick else bench.AttributionPlan(seed=seed)
+    shapes = tuple(bench.parse_shape(text) for text in shape or ()) or plan.shapes
+    plan = replace(plan, shapes=shapes, threads=threads)
+    where, keep = _prepare(device, csv, AttributionRow)
+    _print_report(bench.run_attribution(plan, where, _say, keep), csv)
+
+
 def _share_cores(quick: bool) -> None:
     """Let threads sleep while they wait, which OpenMP reads when torch is loaded.
 

@@ -141,3 +141,11 @@ def check_choices(
             raise PatchError(unknown_name(kind, got, get_args(known)))
     if metric is not None:
         resolve_metric(metric)
+
+
+def check_method(method: str, receivers: str | None = None) -> None:
+    """Refuse an unknown method, and an estimate along paths. Raises :class:`PatchError`."""
+    from interp.patching.attribution.methods import resolve_method
+
+    if resolve_method(method) is not None and receivers is not None:
+        raise PatchError(f"--receivers patches along paths exactly; --method {method} does not go with it.")

@@ -6,14 +6,25 @@ import io
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import ExportError, unknown_name
 
 if TYPE_CHECKING:
-    from interp.results import PatchScores, SetScores
+    from interp.results import (
+        MaskingCheck,
+        MethodAgreement,
+        MethodComparison,
+        PatchScores,
+        SetScores,
+        TokenScores,
+    )
     from interp.tasks import PromptPairs
+
+    Scores = PatchScores | SetScores | TokenScores | MethodComparison
+    Check = MethodAgreement | MaskingCheck
 
 KINDS = {
     ".html": "report",
@@ -49,21 +60,19 @@ def check_outputs(paths: Sequence[Path], **given: Path | None) -> list[Path]:
     return every
 
 
-def write_scores(path: Path, scores: PatchScores | SetScores, prompts: PromptPairs) -> Path:
-    """Write scores in the kind that the ending of ``path`` means.
+def write_scores(path: Path, scores: Scores, prompts: PromptPairs, check: Check | None = None) -> Path:
+    """Write a result in the kind that the ending of ``path`` means.
 
-    Raises :class:`ExportError` when the file cannot be written.
+    ``check`` is what was done to test it, which reports and JSON show beside it. Raises
+    :class:`ExportError` when the file cannot be written.
     """
-    from interp.reports import patching_report, sets_report, write_atomically
-    from interp.results import SetScores
+    from interp.reports import write_atomically
 
     kind = KINDS[path.suffix.lower()]
     if kind == "report":
-        if isinstance(scores, SetScores):
-            return sets_report(scores, path, prompts=prompts)
-        return patching_report(scores, path, prompts=prompts)
+        return _write_report(path, scores, prompts, check)
     if kind == "json":
-        document = sets_to_json(scores) if isinstance(scores, SetScores) else scores_to_json(scores)
+        document = to_json(scores) | ({} if check is None else {"check": check_to_json(check)})
         return write_atomically(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
     if kind == "csv":
         return write_atomically(path, scores.to_frame().to_csv(index=False))
@@ -75,6 +84,52 @@ def write_scores(path: Path, scores: PatchScores | SetScores, prompts: PromptPai
         return scores.save(path)
     except OSError as error:
         raise ExportError(f"cannot write {str(path)!r}: {error}.") from error
+
+
+def _write_report(path: Path, scores: Scores, prompts: PromptPairs, check: Check | None) -> Path:
+    from interp import reports, results
+
+    if isinstance(scores, results.SetScores):
+        return reports.sets_report(scores, path, prompts=prompts)
+    if isinstance(scores, results.MethodComparison):
+        return reports.comparison_report(scores, path)
+    if isinstance(scores, results.TokenScores):
+        masked = check if isinstance(check, results.MaskingCheck) else None
+        return reports.tokens_report(scores, path, check=masked)
+    agreement = check if isinstance(check, results.MethodAgreement) else None
+    return reports.patching_report(scores, path, prompts=prompts, agreement=agreement)
+
+
+def to_json(scores: Scores) -> dict[str, Any]:
+    """A result as plain lists with its provenance; NaN is ``None``, for JSON has no NaN."""
+    from interp import results
+
+    if isinstance(scores, results.PatchScores):
+        return scores_to_json(scores)
+    if isinstance(scores, results.SetScores):
+        return sets_to_json(scores)
+    document: dict[str, Any] = {"provenance": scores.provenance.to_dict()}
+    document["rows"] = scores.to_frame().to_dict("records")
+    if isinstance(scores, results.MethodComparison):
+        document["costs"] = [asdict(cost) for cost in scores.costs]
+    else:
+        document |= {"run": scores.run, "metric": scores.metric.tolist()}
+    plain: dict[str, Any] = _without_nan(document)
+    return plain
+
+
+def check_to_json(check: Check) -> dict[str, Any]:
+    """What tested a result, in the same way."""
+    from interp.results import MethodAgreement
+
+    document: dict[str, Any] = {"summary": check.summary(), "rows": check.to_frame().to_dict("records")}
+    if isinstance(check, MethodAgreement):
+        names = ("pearson", "spearman", "sign_agreement", "top_overlap")
+        found = {name: getattr(check, name) for name in names}
+        document |= {name: None if part is None else asdict(part) for name, part in found.items()}
+        document |= {"confidence": check.confidence, "n_sites": check.n_sites}
+    plain: dict[str, Any] = _without_nan(document)
+    return plain
 
 
 def scores_to_json(scores: PatchScores, k: int = 20) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``interp patch``: exact activation patching from the shell."""
+"""``interp patch``: activation patching from the shell, exact or estimated and checked."""
 
 from __future__ import annotations
 
@@ -20,6 +20,18 @@ def run_patch(
     ] = None,
     sites: Annotated[str, typer.Option(help="Comma-separated, such as z,resid_pre@END.")] = "z,resid_pre",
     direction: Annotated[str, typer.Option(help="denoise or noise.")] = "denoise",
+    method: Annotated[
+        str,
+        typer.Option(
+            help="exact, or an estimate: attribution, attribution*, ig, ig:activation, relevance, "
+            "relevance:relp-ah, relevance:attnlrp."
+        ),
+    ] = "exact",
+    verify: Annotated[
+        bool, typer.Option(help="Check an estimate by exact patching of some of its places.")
+    ] = True,
+    verify_top: Annotated[int, typer.Option(help="How many of the first ones are checked.", min=0)] = 20,
+    verify_sample: Annotated[int, typer.Option(help="How many of the others, drawn at random.", min=0)] = 20,
     ablation: Annotated[
         str, typer.Option(help="source, zero, mean, mean-per-position or resample.")
     ] = "source",
@@ -57,6 +69,7 @@ def run_patch(
     from interp.cli.inputs import (
         check_choices,
         check_device,
+        check_method,
         load_prompts,
         load_quietly,
         parse_options,
@@ -70,6 +83,7 @@ def run_patch(
     where = check_device(device)
     places = split_sites(sites)
     check_choices(task, task_file, direction, ablation, metric, backend)
+    check_method(method, receivers)
     ends = split_sites(receivers) if receivers is not None else None
     loaded = load_quietly(model, where, progress)
 
@@ -80,13 +94,19 @@ def run_patch(
     choices |= {"backend": backend, "memory_budget": memory << 20}
     choices |= {"seed": seed, "progress": progress}
     if ends is None:
-        found = patch(loaded, prompts, places, **choices)
+        found = patch(loaded, prompts, places, method=method, **choices)
     else:
         found = patch_paths(loaded, prompts, places, ends, mlps=mlps, **choices)
     console = Console()
     console.print(found.provenance.summary(), markup=False, highlight=False)
     print_baselines(console, found)
     print_top(console, found, top)
+    check = None
+    if method != "exact" and verify:
+        check = found.verify(verify_top, verify_sample, seed=seed, progress=progress)
+        console.print(f"against exact patching: {check.summary()}", highlight=False, markup=False)
+    elif method != "exact":
+        console.print("these are estimates, not checked against exact patching (--verify)", style="yellow")
     made = found.provenance
     if made.backend == "hooked" and backend == "auto":
         console.print(f"note: patched through hooks, {made.backend_reason}", markup=False, highlight=False)
@@ -96,5 +116,5 @@ def run_patch(
         if report.warning:
             console.print(f"{key}: {report.warning}", markup=False, style="yellow")
     for path in outputs:
-        written = write_scores(path, found, prompts).absolute()
+        written = write_scores(path, found, prompts, check).absolute()
         console.print(f"Written: {written}", soft_wrap=True, highlight=False, markup=False)

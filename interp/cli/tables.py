@@ -7,10 +7,14 @@ from typing import TYPE_CHECKING
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
+from rich.style import Style
 from rich.table import Table
+from rich.text import Text
+
+from interp.results.token_text import visible_token
 
 if TYPE_CHECKING:
-    from interp.results import AblationCheck, PatchScores, SetScores
+    from interp.results import AblationCheck, MethodComparison, PatchScores, SetScores, TokenScores
 
 
 _BAR = 10
@@ -69,6 +73,63 @@ def print_sets(console: Console, scores: SetScores, k: int) -> None:
             numbers = f"{row.value:.3f}", f"{additive:.3f}", f"{row.interaction:+.3f}", f"{row.raw:.3f}"
             table.add_row(escape(row.name), *numbers)
         console.print(table)
+
+
+def print_comparison(console: Console, comparison: MethodComparison) -> None:
+    """A table a model and task, how well each method agrees at each site; then what each costs."""
+    statistics = {
+        "pearson": "Pearson",
+        "spearman": "Spearman",
+        "sign_agreement": "same sign",
+        "top_overlap": "top tenth",
+    }
+    for model, task in comparison.cases:
+        console.print(f"{model}, {task}: agreement with exact patching", style="bold", markup=False)
+        table = Table(box=SIMPLE_HEAD)
+        for heading in ("site", "method", *statistics.values()):
+            table.add_column(escape(heading), no_wrap=True)
+        for site in comparison.sites:
+            for method in comparison.methods:
+                row = comparison.at(model, task, site, method)
+                cells = ["" if row is None else str(getattr(row, name)) for name in statistics]
+                table.add_row(*map(escape, (site, method, *cells)))
+        console.print(table)
+    console.print(f"{comparison.confidence:.0%} bootstrap intervals over places", highlight=False)
+    console.print("All sites of a task in one call", style="bold", markup=False)
+    table = Table(box=SIMPLE_HEAD)
+    table.add_column("method")
+    for heading in ("model", "task", "seconds", "peak MiB"):
+        table.add_column(heading, justify="left" if heading in ("model", "task") else "right")
+    for cost in comparison.costs:
+        peak = "" if cost.peak_bytes is None else f"{cost.peak_bytes / 2**20:.1f}"
+        table.add_row(*map(escape, (cost.method, cost.model, cost.task)), f"{cost.seconds:.3f}", peak)
+    console.print(table)
+
+
+def print_tokens(console: Console, scores: TokenScores, shown: int) -> None:
+    """The first prompts as text, each token on a colour of its score: blue for the metric, red against it."""
+    values = scores.values[:shown]
+    largest = float(values.abs().nan_to_num(0.0).max()) if len(values) else 0.0
+    for tokens, row, metric in zip(
+        scores.tokens[:shown], values.tolist(), scores.metric.tolist(), strict=False
+    ):
+        line = Text()
+        # where tokens bring their own spaces, a gap would break words
+        gap = "" if any(token[:1].isspace() for token in tokens) else " "
+        for token, value in zip(tokens, row, strict=False):
+            line.append(gap)
+            line.append(visible_token(token), Style(color="black", bgcolor=_shade(value, largest)))
+        line.append(f"   {scores.provenance.metric or 'metric'} {metric:.2f}", Style(dim=True))
+        console.print(line, soft_wrap=True)
+    if shown and largest:
+        console.print(f"blue +{largest:.3g} (speaks for the metric), red -{largest:.3g}", highlight=False)
+
+
+def _shade(value: float, largest: float) -> str:
+    share = max(-1.0, min(1.0, value / largest)) if largest and value == value else 0.0
+    light = round(255 * (1 - 0.65 * abs(share)))
+    red, green, blue = (light, light, 255) if share >= 0 else (255, light, light)
+    return f"#{red:02x}{green:02x}{blue:02x}"
 
 
 def print_ablation(console: Console, check: AblationCheck) -> None:

@@ -55,6 +55,16 @@ class Sweep:
         return tuple(len(self.labels[axis]) for axis in self.axes)
 
     @cached_property
+    def takes_all_heads(self) -> bool:
+        """Whether the heads are 0, 1, 2 ... in turn; up to which, the activation says."""
+        return self.heads == tuple(range(len(self.heads)))
+
+    @cached_property
+    def takes_each_neuron(self) -> bool:
+        """Whether the groups of neurons are 0, 1, 2 ... alone; up to which, the activation says."""
+        return self.neurons == tuple((i,) for i in range(len(self.neurons)))
+
+    @cached_property
     def cells(self) -> tuple[Cell, ...]:
         """Every single patch, in the order of the axes."""
         return tuple(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import plotly.graph_objects as go
 
 from interp.plots.bars import value_axis
 from interp.plots.heatmaps import to_array
+from interp.plots.phrases import capitalize, name_method
 from interp.plots.scales import GREY, LINES
 from interp.plots.sheet import Sheet
 from interp.plots.tokens import escape_text
@@ -21,7 +24,7 @@ def plot_agreement(agreement: MethodAgreement) -> go.Figure:
     The subtitle gives Pearson and Spearman correlation and sign agreement with their intervals.
     """
     sheet = Sheet()
-    method = agreement.provenance.method or "approximation"
+    method = name_method(agreement.provenance.method)
     exact, approximate = to_array(agreement.exact), to_array(agreement.approximate)
     groups = list(dict.fromkeys(agreement.chosen_as)) or ["all"]
     panel = sheet.add_panel("", _SIDE, _SIDE, left=70)
@@ -41,6 +44,7 @@ def plot_agreement(agreement: MethodAgreement) -> go.Figure:
             **shared,
         )
     )
+    names = _name_groups(agreement, method)
     for group, color in zip(groups, LINES * len(groups), strict=False):
         picked = [i for i in range(len(exact)) if group in ("all", *agreement.chosen_as[i : i + 1])]
         sheet.figure.add_trace(
@@ -49,7 +53,7 @@ def plot_agreement(agreement: MethodAgreement) -> go.Figure:
                 y=approximate[picked],
                 mode="markers",
                 marker=dict(color=color, size=7, opacity=0.75),
-                name=escape_text(group),
+                name=escape_text(names[group]),
                 showlegend=len(groups) > 1,
                 hovertext=[escape_text(agreement.names[i]) for i in picked],
                 hovertemplate="<b>%{hovertext}</b><br>exact %{x:.4f}<br>approximate %{y:.4f}<extra></extra>",
@@ -57,12 +61,24 @@ def plot_agreement(agreement: MethodAgreement) -> go.Figure:
             )
         )
     number = panel.xaxis[1:]
-    for axis, title in (("x", "exact patching: effect"), ("y", f"{method}: effect")):
+    for axis, title in (("x", "effect by exact patching"), ("y", f"effect estimated by {method}")):
         sheet.figure.layout[f"{axis}axis{number}"] = value_axis(title, range=[low, high])
     sheet.add_note(agreement.summary())
-    return sheet.finish(
-        f"{method[:1].upper()}{method[1:]} against exact patching", agreement.provenance.summary()
-    )
+    undefined = int((~np.isfinite(exact + approximate)).sum())
+    if undefined:
+        sheet.add_note(f"{undefined} of {len(exact)} undefined and not drawn")
+    sheet.add_note("effect: recovered score, less that of having done nothing")
+    # the backend is that of the exact runs, and would read as the approximation's
+    made, by = replace(agreement.provenance, backend=None), agreement.provenance.backend
+    exactly = f" against exact patching ({by})" if by else ""
+    return sheet.finish(f"{capitalize(method)} against exact patching", f"{made.summary()}{exactly}")
+
+
+def _name_groups(agreement: MethodAgreement, method: str) -> dict[str, str]:
+    """Why sites were checked, as the legend says it."""
+    top, random = (agreement.chosen_as.count(group) for group in ("top", "random"))
+    said = {"top": f"the {top} that {method} ranks first", "random": f"{random} of the others, at random"}
+    return {group: said.get(group, group) for group in (*agreement.chosen_as, "all")}
 
 
 def _limits(values: np.ndarray) -> tuple[float, float]:

@@ -38,9 +38,11 @@ class Ticks:
         return len(self.keys)
 
 
-def name_ticks(labels: Sequence[str | int], title: str, spacing: int = 0) -> Ticks:
-    """Ticks for layers, heads or other names; entries of equal name stay apart."""
-    texts = [shorten(str(label), 2 * LONGEST_TICK) for label in labels]
+def name_ticks(
+    labels: Sequence[str | int], title: str, spacing: int = 0, limit: int = 2 * LONGEST_TICK
+) -> Ticks:
+    """Ticks for layers, heads or other names, cut at ``limit`` characters; equal names stay apart."""
+    texts = [shorten(str(label), limit) for label in labels]
     keys = [escape_text(str(label)) for label in labels]
     if len(set(keys)) < len(keys):
         keys = [f"{i} {key}" for i, key in enumerate(keys)]

@@ -6,13 +6,9 @@ import plotly.graph_objects as go
 
 from interp.plots.patching_panels import add_axis_bars, add_maps, add_single_values, add_slices, add_top_bars
 from interp.plots.patching_view import SiteView
+from interp.plots.phrases import capitalize, describe_patch, is_estimate, name_method
 from interp.plots.sheet import Sheet
 from interp.results.scores import PatchScores
-
-DONE = {
-    "denoise": "clean activations patched into the corrupted run",
-    "noise": "corrupted activations patched into the clean run",
-}
 
 
 def plot_patching(scores: PatchScores, site: str | None = None) -> go.Figure:
@@ -69,9 +65,10 @@ def _band_of(view: SiteView) -> str:
 
 
 def _title(scores: PatchScores, chosen: list[str]) -> str:
-    method = scores.provenance.method or "exact"
-    name = "Activation patching" if method == "exact" else f"{method[:1].upper()}{method[1:]} patching"
-    return f"{name} of {', '.join(chosen)}: {DONE[scores.direction]}"
+    made = scores.provenance
+    # of what is patched exactly the plain name says enough
+    name = "activation patching" if made.method in (None, "exact") else name_method(made.method)
+    return f"{capitalize(name)} of {', '.join(chosen)}: {describe_patch(made)}"
 
 
 def _subtitle(scores: PatchScores, views: list[SiteView]) -> str:
@@ -83,6 +80,10 @@ def _subtitle(scores: PatchScores, views: list[SiteView]) -> str:
     text = f"{scores.provenance.summary()} · recovered score: {zero}, {one}"
     if scores.direction == "noise":
         text += " · colour: recovered score − 1, what was lost"
+    if is_estimate(scores.provenance):
+        text += f" · every score is an estimate by {name_method(scores.provenance.method)}"
+    if any(view.magnitudes is not None for view in views):
+        text += " · ranked by magnitude, which does not vanish where effects cancel"
     equal = [view.scores.site for view in views if view.scores.clean == view.scores.corrupted]
     if equal:
         text += f" · {', '.join(equal)}: undefined (grey), for clean and corrupted are equal"

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from interp.plots.bars import add_bars, add_ranked_bars
 from interp.plots.heatmaps import Ticks, add_heatmap, fit_cell, name_ticks, to_array, two_decimals
 from interp.plots.patching_view import SiteView
+from interp.plots.phrases import is_estimate
 from interp.plots.scales import signed_scale
 from interp.plots.sheet import Sheet
 from interp.plots.tables import add_table
@@ -40,15 +41,15 @@ def add_maps(sheet: Sheet, views: Sequence[SiteView], *, with_table: bool) -> No
         _add_slice(sheet, view, (), view.indices(), color_axis, cell)
     if with_table:
         ranked = sorted((row for view in views for row in view.top(TABLE_ROWS)), key=_strength)[:TABLE_ROWS]
-        add_table(
-            sheet,
-            f"top {len(ranked)}",
-            [
-                ("head", [row.name for row in ranked]),
-                ("recovered", [f"{row.value:.3f}" for row in ranked]),
-                (views[0].patched.provenance.metric or "metric", [f"{row.raw:.3g}" for row in ranked]),
-            ],
-        )
+        made = views[0].patched.provenance
+        columns = [
+            ("head", [row.name for row in ranked]),
+            ("recovered", [f"{row.value:.3f}" for row in ranked]),
+            (made.metric or "metric", [f"{row.raw:.3g}" for row in ranked]),
+        ]
+        if any(view.magnitudes is not None for view in views):
+            columns.append(("magnitude", [f"{row.magnitude:.3f}" for row in ranked]))
+        add_table(sheet, f"top {len(ranked)}" + (", estimated" if is_estimate(made) else ""), columns)
 
 
 def add_slices(sheet: Sheet, view: SiteView) -> None:
@@ -102,7 +103,7 @@ def _add_slice(
         color_axis=color_axis,
         cell=cell,
         names=[[escape_text(view.name(index)) for index in row] for row in indices],
-        details=np.stack([view.values[picked], view.raw[picked]], axis=-1),
+        details=view.details(picked),
         hover=view.hover,
         top_down=row_axis is not None and row_axis.endswith("pos"),
         cell_text=two_decimals(effects) if in_cells else None,
@@ -172,4 +173,4 @@ def _standard_errors(view: SiteView) -> list[float] | None:
 
 
 def _strength(row: RankedSite) -> float:
-    return -abs(row.effect) if row.effect == row.effect else float("inf")
+    return -row.magnitude if row.magnitude == row.magnitude else float("inf")

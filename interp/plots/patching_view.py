@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interp.plots.heatmaps import Ticks, name_ticks, to_array, token_ticks
+from interp.plots.phrases import is_estimate
 from interp.plots.tokens import escape_text
 from interp.results.scores import PatchScores, RankedSite, SiteScores
 
@@ -31,6 +32,8 @@ class SiteView:
     effects: NDArray[Any]
     """How far each value is from having done nothing: what is coloured."""
     raw: NDArray[Any]
+    magnitudes: NDArray[Any] | None
+    """What entries are ranked by, where that is not the size of the effect."""
     patched: PatchScores
 
     @classmethod
@@ -42,7 +45,8 @@ class SiteView:
         values, effects, raw = (
             to_array(array).transpose(order) for array in (scores.values, patched.effects(site), scores.raw)
         )
-        return cls(scores, axes, values, effects, raw, patched)
+        magnitudes = None if scores.magnitude is None else to_array(scores.magnitude).transpose(order)
+        return cls(scores, axes, values, effects, raw, magnitudes, patched)
 
     @property
     def has_units(self) -> bool:
@@ -105,26 +109,33 @@ class SiteView:
             f"{_TITLES.get(a, a)} {text}" for a, text in labels.items()
         )
 
+    def details(self, picked: tuple[NDArray[Any], ...]) -> NDArray[Any]:
+        """What :attr:`hover` says of the entries at ``picked``, on a last axis of its own."""
+        every = [self.values, self.raw, *([] if self.magnitudes is None else [self.magnitudes])]
+        return np.stack([array[picked] for array in every], axis=-1)
+
     @property
     def hover(self) -> str:
-        """Template of what one cell says: its name, recovered score and raw metric."""
-        return (
-            "<b>%{hovertext}</b><br>recovered %{customdata[0]:.3f}<br>"
-            f"{self.metric} %{{customdata[1]:.4g}} ({self._baselines})"
-        )
+        """Template of what one cell says: its name, recovered score, raw metric, and its magnitude if any."""
+        size = "" if self.magnitudes is None else self._magnitude("%{customdata[2]:.3f}")
+        return f"<b>%{{hovertext}}</b>{self._numbers('%{customdata[0]:.3f}', '%{customdata[1]:.4g}')}{size}"
 
     def describe(self, row: RankedSite) -> str:
         """What a bar says on hover, escaped; the same as :attr:`hover`."""
+        size = "" if self.magnitudes is None else self._magnitude(f"{row.magnitude:.3f}")
+        return f"<b>{escape_text(row.name)}</b>{self._numbers(f'{row.value:.3f}', f'{row.raw:.4g}')}{size}"
+
+    def _numbers(self, value: str, raw: str) -> str:
+        estimated = "estimated " if is_estimate(self.patched.provenance) else ""
         return (
-            f"<b>{escape_text(row.name)}</b><br>recovered {row.value:.3f}<br>"
-            f"{self.metric} {row.raw:.4g} ({self._baselines})"
+            f"<br>{estimated}recovered {value}<br>{self.metric} {raw} "
+            f"(corrupted {self.scores.corrupted:.3g}, clean {self.scores.clean:.3g})"
         )
+
+    def _magnitude(self, size: str) -> str:
+        return f"<br>magnitude {size} (ranks it)"
 
     @property
     def metric(self) -> str:
         """Escaped name of the metric, safe inside a hover template."""
         return escape_text(self.patched.provenance.metric or "metric").replace("%{", "%&#123;")
-
-    @property
-    def _baselines(self) -> str:
-        return f"corrupted {self.scores.corrupted:.3g}, clean {self.scores.clean:.3g}"

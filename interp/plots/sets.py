@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
-from interp.plots.patching import DONE
+from interp.plots.phrases import describe_patch
 from interp.plots.set_panels import add_members, add_pairs, add_path, add_top_pairs, add_top_sets
 from interp.plots.sheet import Sheet
 from interp.results.sets import SetScores
@@ -44,7 +44,7 @@ def _title(scores: SetScores) -> str:
     else:
         span = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
         what = f"{n:,} {'set' if n == 1 else 'sets'} of {span} places patched together"
-    return f"{what}: {DONE[scores.direction]}"
+    return f"{what}: {describe_patch(scores.provenance)}"
 
 
 def _subtitle(scores: SetScores) -> str:

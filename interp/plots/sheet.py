@@ -7,6 +7,7 @@ both have readable cells. Here every panel says how large it is and how much roo
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import plotly.graph_objects as go
@@ -25,6 +26,8 @@ PROSE = 0.51
 """The same in a line of text."""
 TITLE_LINE = 22
 LEGEND_LINE = 20
+_LEGEND_MARK = 48
+"""Pixels of a marker and the room around it."""
 COLOR_BAR = 84
 """Pixels across that a colour bar takes, and the least it is tall."""
 ROW_GAP = 14
@@ -109,6 +112,13 @@ class Sheet:
         panel = Panel(0, title, width, height, left=28, right=16, top=26, bottom=8)
         self._place(panel)
         self._tables.append((panel, table))
+
+    def add_legend(self, names: Sequence[str], legend: str = "legend") -> None:
+        """Room for ``legend`` beside the panels of this band, where it belongs to all of them."""
+        width = max(text_width(name, TICK_SIZE) for name in names) + _LEGEND_MARK
+        panel = Panel(0, "", width, 0, left=12, right=8, top=26, bottom=0)
+        panel.legend, panel.legend_lines = legend, len(names)
+        self._place(panel)
 
     def add_color_axis(self, scale: ColorScale) -> str:
         """A colour axis for panels of one band; its bar stands right of the band's first row."""

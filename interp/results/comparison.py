@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -50,7 +51,8 @@ class MethodCost:
 
 @dataclass(frozen=True, eq=False)
 class MethodComparison(Record):
-    """What :func:`interp.compare_methods` returns. Raises :class:`RecordError` without a row."""
+    """What :func:`interp.compare_methods` returns. Raises :class:`RecordError` without a row, and for
+    two rows of the same model, task, site and method."""
 
     rows: tuple[MethodRow, ...]
     costs: tuple[MethodCost, ...]
@@ -60,6 +62,13 @@ class MethodComparison(Record):
     def __post_init__(self) -> None:
         if not self.rows:
             raise RecordError("MethodComparison needs at least one row.")
+        seen = Counter((row.model, row.task, row.site, row.method) for row in self.rows)
+        repeated = [key for key, n in seen.items() if n > 1]
+        if repeated:
+            raise RecordError(
+                f"MethodComparison has several rows of {' · '.join(repeated[0])}; give methods of equal name (the "
+                "same one with other options) in comparisons of their own."
+            )
 
     @property
     def methods(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.errors import RecordError
 from interp.results.provenance import Provenance
 from interp.results.record import Record
 from interp.results.views import draw
@@ -23,7 +24,8 @@ class Conservation(Record):
     """Relevance at every cut of the residual stream, and what enters below it and leaves above it.
 
     ``relevance + biases - attention = output`` within rounding where every rule conserves; all
-    numbers are means over prompts, in units of the metric.
+    numbers are means over prompts, in units of the metric. Raises :class:`RecordError` when the fields
+    do not agree.
     """
 
     AXES: ClassVar[Mapping[str, tuple[str, ...]]] = {
@@ -44,9 +46,14 @@ class Conservation(Record):
     output: float
     """Logits that the metric reads times their gradient; the metric itself where it is linear in them."""
     provenance: Provenance
+    """``method`` names the rules."""
+    run: str | None = None
+    """``"clean"`` or ``"corrupted"``: whose relevance it is."""
 
     def __post_init__(self) -> None:
         self._check_axes(cut=len(self.cuts))
+        if not self.cuts:
+            raise RecordError("Conservation needs at least one cut.")
 
     @property
     def gaps(self) -> Float[Tensor, "cut"]:

@@ -73,6 +73,14 @@ def give_gradient(value: Tensor, surrogate: Tensor) -> Tensor:
     return _Instead.apply(value.detach(), surrogate)
 
 
+def _capped_logits(output: Any) -> Tensor | None:
+    """The logits that a forward returns, where nothing else was made of them before."""
+    if isinstance(output, Tensor):
+        return output
+    is_record = not isinstance(output, tuple) and getattr(output, "loss", None) is None
+    return getattr(output, "logits", None) if is_record else None
+
+
 class _Installed:
     """The hooks of one block, and whether each of its rules acted."""
 
@@ -82,6 +90,7 @@ class _Installed:
         traits = model.traits
         self.operations = tuple(item for item in operations if rules.name_at(item, traits) != GRADIENT)
         self.surrogates = Surrogates(rules, traits, model.weights)
+        self.cap = next((item for item in self.operations if item.output == LOGITS), None)
         self.seen: dict[str, Tensor] = {}
         self.n_forwards = 0
         self.acted: dict[str, int] = dict.fromkeys((item.name for item in self.operations), 0)
@@ -111,12 +120,19 @@ class _Installed:
             self.acted[operation.name] += 1
             if not torch.is_grad_enabled() or not self.in_force:
                 return None
+            passed_by = [hook for hook in operation.inputs if hook not in self.seen]
+            if passed_by:
+                raise RuleError(
+                    f"{operation.name} of {self.model.name!r} ran without passing its hook point {passed_by[0]!r}, so "
+                    "what entered it is not known and no rule can stand there."
+                )
             inputs = tuple(self.seen.pop(hook) for hook in operation.inputs)
             if not value.requires_grad:
                 return None
             surrogate = self.surrogates.make(operation, inputs, value)
             if surrogate is None:
                 return None
+            self._refuse_other_operation(operation, value, surrogate)
             # a leaf is where propagation ends, and must stay the tensor that a gradient arrives at
             return (
                 surrogate
@@ -126,46 +142,70 @@ class _Installed:
 
         return edit
 
+    def _refuse_other_operation(self, operation: Operation, value: Tensor, surrogate: Tensor) -> None:
+        """Raise :class:`RuleError` where a module does something else than its place in the model says."""
+        is_whole = operation.kind in ("norm", "activation", "soft_cap") or (
+            operation.kind == "gate" and self.rules.gate == "half"
+        )
+        if self.n_forwards or not is_whole or self.rules.user_rule(operation) is not None:
+            return
+        found, expected = value.detach(), surrogate.detach().to(value.dtype)
+        size = float(found.abs().nan_to_num(0.0, 0.0, 0.0).max())
+        allowed = size * (1e-3 if value.dtype in (torch.float32, torch.float64) else 0.05) + 1e-6
+        if not torch.allclose(found, expected, rtol=0.0, atol=allowed, equal_nan=True):
+            raise RuleError(
+                f"{operation.name} of {self.model.name!r} does not compute what the model's config says (its size is "
+                f"{size:.3g}, the difference {float((found - expected).abs().max()):.3g}): a module was exchanged, "
+                "or a hook of someone else's changes it. Load the model afresh, or give a UserRule."
+            )
+
     @contextmanager
     def watching_output(self) -> Iterator[None]:
         """Count forwards, and cover what is done to the logits after the last hook point."""
-        handles = [self.model.module.register_forward_hook(self._after_forward)]
-        caps = [item for item in self.operations if item.output == LOGITS]
-        if caps:
-            unembed = self.model.hook_points.get("unembed.hook_out") or getattr(
-                self.model.module, "unembed", None
-            )
-            if not isinstance(unembed, nn.Module):
-                raise RuleError(f"the soft cap of {self.model.name!r} has no module before it to read.")
-            handles.append(unembed.register_forward_hook(self._keep_logits))
+        handles = []
         try:
+            handles.append(self.model.module.register_forward_hook(self._after_forward))
+            if self.cap is not None:
+                handles.append(self._unembed().register_forward_hook(self._keep_logits))
             yield
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _unembed(self) -> nn.Module:
+        """What the logits come from, before the cap."""
+        module = self.model.module
+        found = self.model.hook_points.get("unembed.hook_out") or getattr(module, "unembed", None)
+        if not isinstance(found, nn.Module):
+            raise RuleError(f"the soft cap of {self.model.name!r} has no module before it to read.")
+        return found
 
     def _keep_logits(self, module: nn.Module, inputs: Any, output: Tensor) -> None:
         if torch.is_grad_enabled() and self.in_force:
             self.seen[LOGITS] = output
 
     def _after_forward(self, module: nn.Module, inputs: Any, output: Any) -> Any:
-        self.n_forwards += 1
-        for operation in self.operations:
-            if operation.output != LOGITS:
-                continue
-            self.acted[operation.name] += 1
-            before = self.seen.pop(LOGITS, None)
-            logits = output if isinstance(output, Tensor) else getattr(output, "logits", None)
-            if before is None or logits is None or not logits.requires_grad:
-                return None
-            surrogate = self.surrogates.make(operation, (before,), logits)
-            if surrogate is None:
-                return None
-            if isinstance(output, Tensor):
-                return give_gradient(logits, surrogate)
-            output.logits = give_gradient(logits, surrogate)
-            return output
-        return None
+        try:
+            return None if self.cap is None else self._replace_logits(self.cap, output)
+        finally:
+            self.n_forwards += 1
+
+    def _replace_logits(self, cap: Operation, output: Any) -> Any:
+        before, logits = self.seen.pop(LOGITS, None), _capped_logits(output)
+        if before is not None and (logits is None or logits.shape != before.shape):
+            # a loss or a tuple, made of the logits where no rule reaches them: the rule did not act
+            return None
+        self.acted[cap.name] += 1
+        if before is None or logits is None or not logits.requires_grad:
+            return None
+        surrogate = self.surrogates.make(cap, (before,), logits)
+        if surrogate is None:
+            return None
+        self._refuse_other_operation(cap, logits, surrogate)
+        if isinstance(output, Tensor):
+            return give_gradient(logits, surrogate)
+        output.logits = give_gradient(logits, surrogate)
+        return output
 
     def forget(self) -> None:
         """Let go of activations that a forward left behind, as one that failed halfway does."""
@@ -177,5 +217,6 @@ class _Installed:
         if idle:
             raise RuleError(
                 f"the rules of {', '.join(idle[:5])} did not act in every forward of {self.model.name!r}: their hook "
-                "points were passed by, so its gradients were not relevance."
+                "points were passed by, so its gradients were not relevance. (That of a soft cap acts on logits: take "
+                "the loss from them.)"
             )

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from torch import nn
-
 from interp.errors import RuleError
 from interp.models.model import Model
+from interp.models.relevance.modules import refuse_unknown_modules
 
 Kind = Literal["norm", "activation", "gate", "softmax", "pattern_value", "query_key", "soft_cap"]
 """What an operation does: normalise; act on each neuron; act and multiply (a gated MLP); weigh
@@ -55,9 +54,11 @@ def list_operations(model: Model) -> tuple[Operation, ...]:
     """Every nonlinear operation of a model, from the first layer on.
 
     Raises :class:`RuleError` naming a module that is none of the known kinds (a router, a custom
-    layer), and a norm or product whose hook points are missing.
+    layer) or stands where no rule is, and a norm or product whose hook points are missing.
     """
-    _refuse_unknown_modules(model)
+    blocks = [f"blocks.{layer}" for layer in range(model.traits.n_layers)]
+    norms = [f"{block}.{name}" for block in blocks for name in _NORMS]
+    refuse_unknown_modules(model, [*norms, "ln_final"], [f"{block}.mlp" for block in blocks])
     found = [item for layer in range(model.traits.n_layers) for item in _of_layer(model, layer)]
     if model.traits.norm is not None:
         found.append(_norm(model, "ln_final", None))
@@ -106,34 +107,3 @@ def _norm(model: Model, name: str, layer: int | None) -> Operation:
     if inside in model.hook_points and outside in model.hook_points:
         return Operation(name, "norm", layer, (inside,), outside)
     return Operation(name, "norm", layer, (), f"{name}.hook_scale")
-
-
-_KNOWN_HOMES = ("torch.nn.", "transformers.", "transformer_lens.", "interp.models.")
-_KNOWN_LEAVES = frozenset(
-    {"Linear", "Conv1D", "Embedding", "Embed", "PosEmbed", "Dropout", "Identity", "LayerNorm", "HookPoint"}
-    | {"ModuleList", "ModuleDict", "GELU", "SiLU", "ReLU", "Tanh", "GELUActivation", "NewGELUActivation"}
-    | {"FastGELUActivation", "QuickGELUActivation", "GELUTanh", "SiLUActivation", "LinearActivation"}
-)
-_KNOWN_ENDINGS = ("RMSNorm", "RotaryEmbedding", "WordEmbedding")
-_ROUTED = ("MoE", "Moe", "Router", "Experts")
-
-
-def _refuse_unknown_modules(model: Model) -> None:
-    for name, module in model.module.named_modules():
-        kind = type(module).__name__
-        if any(part in kind for part in _ROUTED) or not _has_known_home(module):
-            raise _uncovered(model, name, kind)
-        is_leaf = next(module.children(), None) is None
-        if is_leaf and kind not in _KNOWN_LEAVES and not kind.endswith(_KNOWN_ENDINGS):
-            raise _uncovered(model, name, kind)
-
-
-def _has_known_home(module: nn.Module) -> bool:
-    return f"{type(module).__module__}.".startswith(_KNOWN_HOMES)
-
-
-def _uncovered(model: Model, name: str, kind: str) -> RuleError:
-    return RuleError(
-        f"no relevance rule covers module {name!r} of {model.name!r}, a {kind}; what it does to what flows "
-        "through it is not known. Ordinary gradients need no rules: method='attribution'."
-    )

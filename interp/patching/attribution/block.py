@@ -20,7 +20,7 @@ from interp.patching.cells import Sweep
 from interp.patching.readout import Readout
 from interp.tasks.base import PromptPairs
 from interp.tasks.metrics import Metric
-from interp.types import Direction
+from interp.types import PATTERN_COMPONENTS, Direction
 
 Sums = list[Float[Tensor, "layer head neurons where prompt"]]
 """Scores of every sweep's cells, laid out in the order of its axes, which may be fewer."""
@@ -138,8 +138,19 @@ class Block:
 
     def add(self, node: Node, change: Tensor, gradient: Tensor) -> None:
         """Score all cells of a node from its change and the gradient it meets."""
+        gradient = self.without_padding(node, gradient)
         for part in self.parts.get(node, ()):
             self.put(part, part.collect(*self._at_heads(node, part, change, gradient)))
+
+    def without_padding(self, node: Node, value: Tensor) -> Tensor:
+        """Zero in padding columns: no patch touches them, and where a row of scores sees nothing at all
+        their gradient may be NaN."""
+        if self.mask is None:
+            return value
+        axis = 2 if node[0] in PATTERN_COMPONENTS else 1
+        shape = [len(value), *[1] * (value.ndim - 1)]
+        shape[axis] = value.shape[axis]
+        return torch.where(self.mask.view(shape).bool(), value, 0.0)
 
     def put(self, part: Part, slab: Tensor) -> None:
         """Add scores of a part's cells."""

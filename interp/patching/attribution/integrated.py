@@ -16,6 +16,7 @@ from interp.patching.attribution.block import Block, Found, Gap
 from interp.patching.attribution.methods import IntegratedGradients
 from interp.patching.attribution.nodes import GradientRun, Node, as_read
 from interp.patching.attribution.reduce import Part
+from interp.patching.attribution.source import as_finite
 
 EMBED: Node = ("embed", 0)
 
@@ -108,7 +109,7 @@ def run_along_activations(block: Block, method: IntegratedGradients, rows_within
     base, source_score = block.compare_runs(source, base_picked)
     gaps = []
     for node in block.nodes:
-        change = changes.pop(node)
+        change = block.without_padding(node, changes.pop(node))
         for path in _paths(block, node, change):
             summed, end = _run_path(block, path, method, rows_within)
             gaps.append(Gap(path.name, summed, end - base))
@@ -116,9 +117,12 @@ def run_along_activations(block: Block, method: IntegratedGradients, rows_within
 
 
 def _paths(block: Block, node: Node, change: Tensor) -> Iterator[_OwnPath]:
-    by_subspace: dict[int, list[Part]] = {}
+    by_subspace: dict[tuple[object, ...], list[Part]] = {}
     for part in block.parts[node]:
-        by_subspace.setdefault(id(part.of.site.subspace), []).append(part)
+        site = part.of.site
+        # a subspace of some neurons is another one for others
+        of = None if site.subspace is None else site.neurons
+        by_subspace.setdefault((id(site.subspace), of), []).append(part)
     for parts in by_subspace.values():
         narrowed = parts[0].of.site.subspace is not None
         if node[0] == "result":
@@ -141,7 +145,7 @@ def _run_path(
         def edit(value: Tensor) -> Tensor:
             change = path.change.sum(2) if path.node[0] == "result" else path.change
             moved = _repeat_along(points, change).to(value.dtype).reshape(value.shape)
-            new = (value.detach() + moved).requires_grad_(True)
+            new = (as_finite(path.node, value.detach()) + moved).requires_grad_(True)
             new.register_hook(lambda gradient: collect(as_read(gradient, found), weights))
             leaves.append(new)
             return new
@@ -149,7 +153,7 @@ def _run_path(
         return edit
 
     def collect(gradient: Tensor, weights: list[float]) -> None:
-        mean = _weigh(gradient, weights)
+        mean = block.without_padding(path.node, _weigh(gradient, weights))
         if path.node[0] == "result":
             mean = mean.unsqueeze(2).expand_as(path.change)
         summed.add_((path.change * mean).flatten(1).sum(1))

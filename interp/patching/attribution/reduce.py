@@ -30,10 +30,20 @@ class Wheres:
             return None
         return torch.where(self.masks.any(-1), self.masks.int().argmax(-1), -1)
 
+    @cached_property
+    def is_every_column(self) -> bool:
+        """Whether set i is column i in every prompt."""
+        single, n = self.single, self.masks.shape[-1]
+        if single is None or len(single) != n:
+            return False
+        return bool((single == torch.arange(n, device=single.device)[:, None]).all())
+
     def total(self, product: Float[Tensor, "prompt pos k"]) -> Float[Tensor, "where prompt k"]:
         """The sum over each set's columns."""
         if self.single is None:
             return torch.einsum("wbp,bpk->wbk", self.masks.to(product.dtype), product)
+        if self.is_every_column:
+            return product.transpose(0, 1)
         rows = torch.arange(product.shape[0], device=product.device)
         picked = product[rows, self.single.clamp(min=0)]
         return picked * (self.single >= 0)[..., None]
@@ -55,12 +65,18 @@ class Part:
         return self.of.site.component
 
     def narrow(self, delta: Float[Tensor, "*rest d"]) -> Float[Tensor, "*rest d"]:
-        """The part of a change within the site's subspace."""
+        """The part of a change within the site's subspace, which is one of its neurons if it names some."""
         basis = self.of.site.subspace
         if basis is None:
             return delta
         basis = basis.to(delta)
-        return delta @ basis.T @ basis
+        if self.of.neurons == (None,):
+            return delta @ basis.T @ basis
+        inside = torch.zeros_like(delta)
+        for group in self.of.neurons:
+            columns = list(group or ())
+            inside[..., columns] = delta[..., columns] @ basis.T @ basis
+        return inside
 
     def collect(self, delta: Float[Tensor, "..."], gradient: Float[Tensor, "..."]) -> Slab:
         """``sum_d delta * gradient`` of every cell and prompt, in fp32 at least."""
@@ -72,15 +88,17 @@ class Part:
             product = torch.linalg.vecdot(delta, gradient)[..., None]
         else:
             whole = delta * gradient
-            each = all(group == (i,) for i, group in enumerate(groups)) and len(groups) == whole.shape[-1]
-            sums = (whole[..., list(group or ())].sum(-1) for group in groups)
-            product = whole if each else torch.stack(list(sums), -1)
+            if self.of.takes_each_neuron and len(groups) == whole.shape[-1]:
+                product = whole
+            else:
+                product = torch.stack([whole[..., list(group or ())].sum(-1) for group in groups], -1)
         return self.arrange(product if self.component in HEAD_COMPONENTS else product.unsqueeze(2))
 
     def arrange(self, product: Float[Tensor, "prompt pos head neurons"]) -> Slab:
         """Contributions by column laid out as this part's cells."""
-        if self.of.heads != (None,):
-            product = product[:, :, [head for head in self.of.heads if head is not None]]
+        heads = self.of.heads
+        if heads != (None,) and not (self.of.takes_all_heads and len(heads) == product.shape[2]):
+            product = product[:, :, [head for head in heads if head is not None]]
         n_heads, n_groups = product.shape[2:]
         summed = self.wheres.total(product.flatten(2))
         return summed.unflatten(-1, (n_heads, n_groups)).permute(2, 3, 0, 1)

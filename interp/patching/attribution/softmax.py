@@ -58,7 +58,7 @@ class SoftmaxFix:
 
     def _by_row(self, part: Part, moved: Scores, gradient: Scores) -> Slab:
         by_row = (moved * gradient.double()).sum(-1)
-        return part.arrange(by_row.transpose(1, 2)[..., None]).to(torch.float32)
+        return part.arrange(by_row.transpose(1, 2)[..., None])
 
     def keys(self, part: Part, change: Tensor, gradient: Scores) -> Slab:
         """Effects of replacing keys."""
@@ -66,28 +66,34 @@ class SoftmaxFix:
         if part.wheres.single is not None:
             one = self._one_key_each(self._score(self._q, self._k + change) - self._scores, gradient)
             by_column = self._to_kv_heads(one.sum(2))
-            return part.arrange(by_column.transpose(1, 2)[..., None]).to(torch.float32)
+            return part.arrange(by_column.transpose(1, 2)[..., None])
         heads = [head for head in part.of.heads if head is not None]
         effects = []
         for where in part.wheres.masks:
             moved = self._score(self._q, self._k + change * where[..., None, None]).softmax(-1)
             total = ((moved - self._pattern) * gradient).sum((2, 3))
             effects.append(self._to_kv_heads(total[..., None])[:, heads, 0].T)
-        return torch.stack(effects, 1)[:, None].to(torch.float32)
+        return torch.stack(effects, 1)[:, None]
 
     def _one_key_each(self, change: Scores, gradient: Scores) -> Scores:
         """Effect in each row of moving its score of one key alone, for every key.
 
         With ``p`` the pattern and ``Z = 1 - p + p exp(change)``, that key's entry becomes
-        ``p exp(change) / Z`` and every other is divided by ``Z``.
+        ``p exp(change) / Z`` and every other is divided by ``Z``. What the others come to is taken
+        from them where the key is its row's largest: it may be all but 1, and they all but 0.
         """
-        p = self._pattern
-        log_raised = p.log() + change
-        log_z = torch.logaddexp(torch.log1p(-p), log_raised)
+        p, scores = self._pattern, self._scores
+        lse = scores.logsumexp(-1, keepdim=True)
+        largest = scores.argmax(-1, keepdim=True)
+        without = scores.scatter(-1, largest, torch.finfo(scores.dtype).min)
         whole = (p * gradient).sum(-1, keepdim=True)
-        moved = (log_raised - log_z).exp() * gradient + (-log_z).exp() * (whole - p * gradient)
-        # a key that is not seen moves nothing; its logarithms are infinite
-        return torch.where(p > 0, moved - whole, 0.0)
+        # 1 - p of each key, in logarithms, and the others' mean gradient
+        log_rest = torch.log1p(-p).scatter(-1, largest, without.logsumexp(-1, keepdim=True) - lse)
+        mean_rest = (whole - p * gradient) / (1 - p)
+        mean_rest = mean_rest.scatter(-1, largest, (without.softmax(-1) * gradient).sum(-1, keepdim=True))
+        log_raised = scores - lse + change
+        log_z = torch.logaddexp(log_rest, log_raised)
+        return (log_raised - log_z).exp() * gradient + (log_rest - log_z).exp() * mean_rest - whole
 
     def _to_kv_heads(self, x: Float[Tensor, "prompt head k"]) -> Float[Tensor, "prompt kv_head k"]:
         return x.unflatten(1, (self._k.shape[2], -1)).sum(2)

@@ -43,11 +43,7 @@ class Replaced:
         """
         wide = torch.promote_types(own.dtype, torch.float32)
         new = self._take(node, own)
-        if node[0] == "attn_scores":
-            # a HookedTransformer masks by -inf, which has no difference from itself
-            least = torch.finfo(own.dtype).min
-            new, own = new.clamp(min=least), own.clamp(min=least)
-        return new.to(wide) - own
+        return as_finite(node, new).to(wide) - as_finite(node, own)
 
     def _take(self, node: Node, own: Tensor) -> Tensor:
         if self._kind == "zero":
@@ -56,6 +52,12 @@ class Replaced:
             return self._values.pop(node)
         per_position = self._kind == "mean-per-position"
         return spread_mean(self._means[node], own, node[0], self._positions, per_position)
+
+
+def as_finite(node: Node, value: Tensor) -> Tensor:
+    """Scores that a HookedTransformer masks by -inf, which has no difference from itself, masked as
+    elsewhere by the least number there is."""
+    return value.clamp(min=torch.finfo(value.dtype).min) if node[0] == "attn_scores" else value
 
 
 class Source:

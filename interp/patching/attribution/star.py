@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,12 +18,29 @@ from interp.patching.attribution.softmax import SoftmaxFix
 
 _FIXED = ("q", "k", "attn_scores")
 _WITHOUT_LAYER = ("embed", "resid_pre", "resid_mid", "resid_post")
-_EARLY = -50
+_BETWEEN = 1
+"""After whoever listens to an output itself, before whoever listens to the stream that it is added to."""
 
 
 def run_star(block: Block, method: AttributionStar) -> Found:
     """Two forwards, one backward, and with GradDrop one more backward a layer over the same graph."""
     return _Star(block, method).run()
+
+
+class _Drop(torch.autograd.Function):
+    """The identity, through which no gradient comes while ``is_dropped()``.
+
+    No hook on the tensor, which another hook point may have seen as well.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, is_dropped: Callable[[], bool]) -> Tensor:
+        ctx.is_dropped = is_dropped
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return (torch.zeros_like(gradient) if ctx.is_dropped() else gradient), None
 
 
 class _Star:
@@ -75,15 +93,11 @@ class _Star:
         for layer in range(model.traits.n_layers):
             for name in ("attn_out", "mlp_out"):
                 if name in hooks:
-                    yield HookEdit(hooks[name].format(layer=layer), self._dropping(layer), _EARLY)
+                    yield HookEdit(hooks[name].format(layer=layer), self._dropping(layer), _BETWEEN)
 
     def _dropping(self, layer: int) -> Edit:
-        def drop(gradient: Tensor) -> Tensor | None:
-            return torch.zeros_like(gradient) if self.dropped == layer else None
-
-        def edit(value: Tensor) -> None:
-            if value.requires_grad:
-                value.register_hook(drop)
+        def edit(value: Tensor) -> Tensor | None:
+            return _Drop.apply(value, lambda: self.dropped == layer) if value.requires_grad else None
 
         return edit
 

@@ -1,0 +1,408 @@
+"""Each rule against its formula written out by hand, then all of them against a transformer without hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from model_zoo import HOOKED, PLAIN, Specimen, _make_hooked, make_bare, specimen
+from naive_interventions import Prompts, random_prompts
+from naive_relevance import HELD, NaiveRelevance, Place
+from tiny_models import make_hf_model
+from torch import Tensor
+from torch.nn import functional as F
+
+import interp
+from interp.models.cache import ActivationCache
+from interp.models.model import Model
+from interp.models.relevance import RULES
+from interp.models.relevance.secants import SECANTS
+from interp.types import Site
+
+EXACT = ("gpt2", *PLAIN, "hooked")
+"""Kinds that compute in float64 all through; the others have norms or rotations that do not."""
+
+
+def _marks(name: str) -> Any:
+    return pytest.param(name, marks=[pytest.mark.hooked_transformer] if name in HOOKED else [])
+
+
+@cache
+def wide(name: str) -> tuple[Model, Any]:
+    """A kind in float64, and the same weights never touched by ``interp``."""
+    return interp.load_model(make_bare(name).to(torch.float64)), make_bare(name).to(torch.float64)
+
+
+def part_at(model: Model, place: str) -> Any:
+    """The module that has the hook points of a place."""
+    names = (f"{place}.{own}" for own in ("hook_in", "hook_out", "hook_post", "hook_scale"))
+    point = next(model.hook_points[name] for name in names if name in model.hook_points)
+    return next(part for part in model.module.modules() if any(own is point for own in part.children()))
+
+
+def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+# name, place, the untouched module, whether it centres, what is added to its weight
+NORMS = [
+    ("gpt2", "blocks.0.ln1", "transformer.h.0.ln_1", True, 0),
+    ("gpt2", "ln_final", "transformer.ln_f", True, 0),
+    ("gpt_neox", "blocks.1.ln2", "gpt_neox.layers.1.post_attention_layernorm", True, 0),
+    ("llama", "blocks.0.ln2", "model.layers.0.post_attention_layernorm", False, 0),
+    ("gemma2", "blocks.1.ln1", "model.layers.1.input_layernorm", False, 1),
+    ("gemma2", "blocks.1.ln1_post", "model.layers.1.post_attention_layernorm", False, 1),
+    ("gemma2", "blocks.1.ln2", "model.layers.1.pre_feedforward_layernorm", False, 1),
+    ("gemma2", "blocks.1.ln2_post", "model.layers.1.post_feedforward_layernorm", False, 1),
+    ("gemma2", "ln_final", "model.norm", False, 1),
+    ("qwen3", "blocks.0.ln1", "model.layers.0.input_layernorm", False, 0),
+    ("qwen3", "blocks.0.attn.q_norm", "model.layers.0.self_attn.q_norm", False, 0),
+    ("qwen3", "blocks.1.attn.k_norm", "model.layers.1.self_attn.k_norm", False, 0),
+    ("plain", "blocks.1.ln2", "blocks.1.ln2", True, 0),
+    ("gated", "blocks.0.ln1", "blocks.0.ln1", False, 0),
+    ("hooked", "blocks.0.ln1", "blocks.0.ln1", True, 0),
+    ("hooked_grouped", "blocks.1.ln2", "blocks.1.ln2", False, 0),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "bare", "centres", "plus"),
+    [pytest.param(*row, marks=_marks(row[0]).marks) for row in NORMS],
+)
+def test_a_norm_s_scale_is_a_constant(name: str, place: str, bare: str, centres: bool, plus: int):
+    """Its vector-Jacobian product is the gain over the scale, and the centring; epsilon is in the scale."""
+    model, untouched = wide(name)
+    own = untouched.get_submodule(bare)
+    gain = (own.w if hasattr(own, "w") else own.weight).detach() + plus
+    eps = own.variance_epsilon if hasattr(own, "variance_epsilon") else own.eps
+    # from far below the root of epsilon to far above
+    sizes = torch.logspace(-5, 2, 8, dtype=torch.float64)[:, None]
+    x = ((random(8, 5, len(gain)) + 0.5) * sizes[..., None]).requires_grad_()
+    g = random(*x.shape, seed=1)
+    with interp.relevance_rules(model):
+        y = part_at(model, place)(x)
+    (found,) = torch.autograd.grad(y, x, g)
+    n = len(gain)
+    centring = torch.eye(n, dtype=torch.float64) - (1 / n if centres else 0)
+    centred = x.detach() @ centring
+    scale = (torch.linalg.vector_norm(centred, dim=-1, keepdim=True) ** 2 / n + eps) ** 0.5
+    expected = (g * gain / scale) @ centring
+    error = (found - expected).abs().amax((1, 2)) / expected.abs().amax((1, 2))
+    # RMSNorms of TransformerLens and Hugging Face have their scale in fp32; the rule is exact but for theirs
+    assert error.max() < (1e-6 if name in HOOKED and not centres else 1e-12)
+    # the ordinary gradient has another term, which the rule leaves out
+    (ordinary,) = torch.autograd.grad(own(x), x, g)
+    assert (ordinary - expected)[4:].abs().max() > 1e-3 * expected[4:].abs().max()
+    with interp.relevance_rules(model, "gradient"):
+        again = torch.autograd.grad(part_at(model, place)(x), x, g)[0]
+    torch.testing.assert_close(again, ordinary, rtol=1e-6, atol=1e-6 * float(ordinary.abs().max()))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma2", "plain", _marks("hooked")])
+def test_gain_and_bias_of_a_norm_have_their_gradient(name: str):
+    """What is multiplied by a constant scale is as it was, so parameters see what they always see."""
+    model, _ = wide(name)
+    part = part_at(model, "ln_final")
+    parameters = [p for _, p in part.named_parameters()]
+    x, g = random(2, 4, 36), random(2, 4, 36, seed=1)
+    with interp.relevance_rules(model):
+        found = torch.autograd.grad(part(x), parameters, g)
+    for mine, ordinary in zip(found, torch.autograd.grad(part(x), parameters, g), strict=True):
+        torch.testing.assert_close(mine, ordinary, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("name", "centres", "plus"), [("gpt2", True, 0), ("gemma2", False, 1)])
+def test_a_norm_in_half_precision(name: str, centres: bool, plus: int, dtype: torch.dtype):
+    model = interp.load_model(make_hf_model(name, dtype=dtype))
+    part = part_at(model, "blocks.0.ln1")
+    x, g = random(4, 5, 36, dtype=dtype).requires_grad_(), random(4, 5, 36, seed=1, dtype=dtype)
+    with interp.relevance_rules(model):
+        (found,) = torch.autograd.grad(part(x), x, g)
+    assert found.dtype == dtype
+    gain = next(part.parameters()).detach().double() + plus
+    centred = x.detach().double()
+    centred = centred - centred.mean(-1, keepdim=True) if centres else centred
+    expected = g.double() * gain / centred.pow(2).mean(-1, keepdim=True).sqrt()
+    expected = expected - expected.mean(-1, keepdim=True) if centres else expected
+    assert (found.double() - expected).abs().max() < 0.01 * expected.abs().max()
+
+
+SILU: Callable[[Tensor], Tensor] = F.silu
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+MLPS = {
+    "gpt2": gelu_tanh,
+    "gpt_neox": F.gelu,
+    "plain": gelu_tanh,
+    "no_norm": F.relu,
+    "hooked": gelu_tanh,
+    "llama": SILU,
+    "gemma2": gelu_tanh,
+    "qwen3": SILU,
+    "gated": SILU,
+    "hooked_grouped": SILU,
+}
+MAPS = {
+    "gpt2": ("transformer.h.0.mlp", "", "c_fc.weight", "c_proj.weight"),
+    "gpt_neox": ("gpt_neox.layers.0.mlp", "", "dense_h_to_4h.weight", "dense_4h_to_h.weight"),
+    "llama": ("model.layers.0.mlp", "gate_proj.weight", "up_proj.weight", "down_proj.weight"),
+}
+"""Where the maps of an MLP are, which read and which write; those of Linear modules lie transposed."""
+
+
+def maps_of(name: str) -> tuple[list[tuple[Tensor, Tensor | float]], Tensor]:
+    """(weight, bias) of the maps into the MLP of layer 0, the gate first; and the map out of it."""
+    _, untouched = wide(name)
+    key = name if name in MAPS else "llama" if name in ("gemma2", "qwen3") else None
+    if key is None:
+        mlp = untouched.get_submodule("blocks.0.mlp")
+        kinds = ("gate", "in") if hasattr(mlp, "W_gate") else ("in",)
+        # a gated HookedTransformer adds b_in to the product, and has none to the gate
+        late = name == "hooked_grouped"
+        into = [(getattr(mlp, f"W_{kind}"), 0.0 if late else getattr(mlp, f"b_{kind}")) for kind in kinds]
+        return [(w.detach(), b if isinstance(b, float) else b.detach()) for w, b in into], mlp.W_out.detach()
+    place, *names = MAPS[key]
+    parts = {own: p.detach() for own, p in untouched.get_submodule(place).named_parameters()}
+    turned = {own: p if name == "gpt2" or p.ndim == 1 else p.T for own, p in parts.items()}
+    into = [(turned[own], parts.get(own.replace("weight", "bias"), 0.0)) for own in names[:-1] if own]
+    return into, turned[names[-1]]
+
+
+@pytest.mark.parametrize("activation", ["identity", "gradient"])
+@pytest.mark.parametrize("gate", ["half", "gradient"])
+@pytest.mark.parametrize("name", list(map(_marks, MLPS)))
+def test_an_mlp_by_hand(name: str, gate: str, activation: str):
+    """Identity-rule, Half-rule and both: an own product rule from the maps of the untouched model."""
+    model, act = wide(name)[0], MLPS[name]
+    into, out = maps_of(name)
+    x = random(3, 5, 36).requires_grad_()
+    g = random(3, 5, 36, seed=1)
+    rules = interp.RelevanceRules(gate=gate, activation=activation)  # type: ignore[arg-type]
+    with interp.relevance_rules(model, rules):
+        (found,) = torch.autograd.grad(part_at(model, "blocks.0.mlp")(x), x, g)
+    at_post, h = g @ out.T, 1e-6
+    first, *rest = [(x @ weight + bias).detach() for weight, bias in into]
+    slope = act(first) / first if activation == "identity" else (act(first + h) - act(first - h)) / (2 * h)
+    if not rest:
+        expected = (at_post * slope) @ into[0][0].T
+    else:
+        share = 0.5 if gate == "half" else 1.0
+        expected = (share * at_post * rest[0] * slope) @ into[0][0].T + (share * at_post * act(first)) @ into[
+            1
+        ][0].T
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-8 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "llama"])
+@pytest.mark.parametrize("act_fn", sorted(set(SECANTS) - {"identity"}))
+def test_every_activation_passes_its_relevance_on(family: str, act_fn: str, tokens: Tensor):
+    """What enters is as relevant as what leaves; a gate halves it. Both as each model computes them."""
+    option = "activation_function" if family == "gpt2" else "hidden_act"
+    model = interp.load_model(make_hf_model(family, n_layers=1, **{option: act_fn}).double())
+    sites = [f"{site}[0]" for site in ("mlp_pre", "mlp_pre_linear", "mlp_post") if site in model.components]
+    weights = random(3, 9, 53)
+    with interp.relevance_rules(model):
+        cache = interp.capture(model, tokens, sites, gradients_of=lambda logits: (logits * weights).sum())
+    assert cache.grads is not None
+    *entering, leaving = [cache[site] * cache.grads[site] for site in sites]
+    for relevance in entering:
+        torch.testing.assert_close(relevance * len(entering), leaving, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("name", "share"), [("gpt2", 0.5), ("llama", 0.25), ("no_norm", 0.5)])
+def test_at_zero_the_coefficient_is_the_limit(name: str, share: float, tokens: Tensor):
+    """Half of what arrives, halved again by a gate; an epsilon would make it 0."""
+    model = wide(name)[0]
+    sites = [
+        site for site in ("mlp_pre[0]", "mlp_post[0]", "mlp_pre_linear[0]") if site[:-3] in model.components
+    ]
+    weights = random(3, 9, 53)
+    with interp.relevance_rules(model), interp.intervene(model, interp.replace("mlp_pre[0]", 0.0)):
+        cache = interp.capture(model, tokens, sites, gradients_of=lambda logits: (logits * weights).sum())
+    assert cache.grads is not None
+    up = cache["mlp_pre_linear[0]"] if name == "llama" else 1.0
+    # an activation replaced everywhere still has a coefficient: the gradient with respect to what it became
+    torch.testing.assert_close(cache.grads["mlp_pre[0]"], share * up * cache.grads["mlp_post[0]"])
+    assert cache.grads["mlp_pre[0]"].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("rule", ["identity", "gradient"])
+def test_the_cap_of_the_logits(rule: str, tokens: Tensor):
+    model = specimen("gemma2").model
+    cap = 6.0
+    raw: list[Tensor] = []
+    keep = model.hook_points["unembed.hook_out"].register_forward_hook(lambda m, i, out: raw.append(out))
+    g = random(3, 9, 53, dtype=torch.float32)
+    try:
+        with interp.relevance_rules(model, interp.RelevanceRules(soft_cap=rule)):  # type: ignore[arg-type]
+            logits = model(tokens)
+    finally:
+        keep.remove()
+    (found,) = torch.autograd.grad(logits, raw[0], g)
+    x = raw[0].detach().double()
+    slope = cap * (x / cap).tanh() / x if rule == "identity" else 1 - (x / cap).tanh() ** 2
+    torch.testing.assert_close(found.double(), g.double() * slope, rtol=1e-5, atol=1e-6)
+    assert x.abs().max() > cap, "the cap is reached"
+
+
+def metric_of(prompts: Prompts, d_vocab: int = 53) -> Callable[[Tensor], Tensor]:
+    """A nonlinear metric of all real tokens, one number a row."""
+    weights = random(*prompts.tokens.shape, d_vocab, seed=3) * prompts.real[..., None]
+
+    def metric(logits: Tensor) -> Tensor:
+        return (logits.log_softmax(-1) * weights.to(logits)).flatten(1).sum(1)
+
+    return metric
+
+
+def worst_error(
+    model: Model, cache: ActivationCache, expected: dict[Place, Tensor], real: Tensor
+) -> tuple[float, str]:
+    """Largest difference of gradients at any site, relative to the largest gradient there, and where."""
+    assert cache.grads is not None
+    assert set(model.components) <= {component for component, _ in expected}
+    errors = []
+    for (component, layer), value in expected.items():
+        if component not in model.components:
+            continue
+        found = cache.grads[Site(component, None if component == "embed" else layer)].double()
+        if component == "pattern":
+            # what the pattern of a padded token or to one is worth depends on what padding holds
+            seen = (real[:, None, :, None] & real[:, None, None]).expand_as(value)
+            found, value = found[seen], value[seen]
+        size = float(value.abs().max())
+        errors.append((float((found - value).abs().max()) / (size or 1.0), f"{component}[{layer}]"))
+    return max(errors)
+
+
+HOOKED_OPTIONS: tuple[dict[str, Any], ...] = (
+    {"normalization_type": "RMS", "use_normalization_before_and_after": True, "attn_scores_soft_cap": 4.0},
+    {"normalization_type": "LN", "use_qk_norm": True, "output_logits_soft_cap": 6.0},
+    {"normalization_type": "LNPre", "parallel_attn_mlp": True, "output_logits_soft_cap": 6.0},
+    {"normalization_type": None, "use_qk_norm": True, "gated_mlp": True},
+)
+
+
+@pytest.mark.parametrize("rules", list(HELD))
+def test_every_coefficient_is_that_of_a_transformer_written_out(kind: Specimen, rules: str):
+    assert set(HELD) == set(RULES)
+    naive = NaiveRelevance(kind.model, HELD[rules])
+    for padding in ("left", "right"):
+        prompts = random_prompts(5, 3, 9, padding)
+        metric = metric_of(prompts)
+        with interp.relevance_rules(kind.model, rules):
+            cache = interp.capture(
+                kind.model,
+                prompts.tokens,
+                kind.model.components,
+                attention_mask=prompts.mask,
+                gradients_of=metric,
+            )
+        _, expected = naive.coefficients(metric, prompts.tokens, prompts.mask)
+        assert worst_error(kind.model, cache, expected, prompts.real) < (1e-5, "")
+
+
+@pytest.mark.parametrize("rules", list(HELD))
+@pytest.mark.parametrize("name", list(map(_marks, EXACT)))
+def test_in_float64_they_are_the_same_to_rounding(name: str, rules: str, tokens: Tensor):
+    model = wide(name)[0]
+    metric = metric_of(Prompts(tokens))
+    with interp.relevance_rules(model, rules):
+        cache = interp.capture(model, tokens, model.components, gradients_of=metric)
+    _, expected = NaiveRelevance(model, HELD[rules]).coefficients(metric, tokens)
+    assert worst_error(model, cache, expected, torch.ones_like(tokens).bool()) < (1e-12, "")
+
+
+@pytest.mark.hooked_transformer
+@pytest.mark.parametrize("rules", list(HELD))
+@pytest.mark.parametrize("options", HOOKED_OPTIONS, ids=list(map(",".join, HOOKED_OPTIONS)))
+def test_a_hooked_transformer_with_everything(options: dict[str, Any], rules: str, tokens: Tensor):
+    """Norms that show only their divisor, at every place they can have; caps, and blocks in parallel."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        module = _make_hooked({"act_fn": "gelu", **options})
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.add_(torch.randn_like(parameter), alpha=0.1)
+    model = interp.load_model(module)
+    metric = metric_of(Prompts(tokens))
+    with interp.relevance_rules(model, rules):
+        cache = interp.capture(model, tokens, model.components, gradients_of=metric)
+    _, expected = NaiveRelevance(model, HELD[rules]).coefficients(metric, tokens)
+    assert worst_error(model, cache, expected, torch.ones_like(tokens).bool()) < (1e-5, "")
+
+
+def published_run(module: Any, tokens: Tensor) -> tuple[Tensor, dict[Place, Tensor]]:
+    """GPT-2 as RelP's own implementation changes it, on Hugging Face weights.
+
+    LayerNorm divides by a detached scale, GELU is x times a detached act(x) / x; the rest is as ever.
+    """
+    w = {name: p.detach() for name, p in module.named_parameters()}
+    config, nodes = module.config, {}
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        x = x - x.mean(-1, keepdim=True)
+        scale = (x.pow(2).mean(-1, keepdim=True) + config.layer_norm_epsilon).sqrt()
+        return x / scale.detach() * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+    def node(component: str, layer: int, value: Tensor) -> Tensor:
+        nodes[component, layer] = value
+        return value
+
+    x = (
+        w["transformer.wte.weight"][tokens] + w["transformer.wpe.weight"][: tokens.shape[1]]
+    ).requires_grad_()
+    for layer in range(config.n_layer):
+        at = f"transformer.h.{layer}"
+        x = node("resid_pre", layer, x)
+        qkv = norm(x, f"{at}.ln_1") @ w[f"{at}.attn.c_attn.weight"] + w[f"{at}.attn.c_attn.bias"]
+        q, k, v = (part.unflatten(-1, (config.n_head, -1)).transpose(1, 2) for part in qkv.chunk(3, -1))
+        future = torch.ones(tokens.shape[1], tokens.shape[1]).bool().triu(1)
+        scores = (q @ k.mT / q.shape[-1] ** 0.5).masked_fill(future, -torch.inf)
+        z = (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
+        x = x + node("attn_out", layer, z @ w[f"{at}.attn.c_proj.weight"] + w[f"{at}.attn.c_proj.bias"])
+        pre = norm(x, f"{at}.ln_2") @ w[f"{at}.mlp.c_fc.weight"] + w[f"{at}.mlp.c_fc.bias"]
+        act = 0.5 * pre * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (pre + 0.044715 * pre**3)))
+        post = pre * (act / pre).detach()
+        x = x + node("mlp_out", layer, post @ w[f"{at}.mlp.c_proj.weight"] + w[f"{at}.mlp.c_proj.bias"])
+    return norm(x, "transformer.ln_f") @ w["transformer.wte.weight"].T, nodes
+
+
+def test_relevance_patching_is_the_published_one():
+    """``sum (a_clean - a_corrupted) * coefficient`` on a GPT-2, each prompt, layer and position."""
+    bare = make_hf_model("gpt2", seed=4).double()
+    model = interp.load_model(make_hf_model("gpt2", seed=4).double())
+    clean, corrupted = (random_prompts(seed, 4, 8, "none").tokens for seed in (20, 21))
+    answers, wrong = torch.tensor([3, 9, 30, 41]), torch.tensor([8, 2, 31, 11])
+    task = interp.tasks.from_tokens(clean, corrupted, answers, wrong)
+    sites = ["resid_pre", "attn_out", "mlp_out"]
+    scores = interp.patch(model, task, sites, method="relevance", progress=False)
+    _, source = published_run(bare, clean)
+    logits, base = published_run(bare, corrupted)
+    torch.testing.assert_close(logits, bare(corrupted).logits, rtol=1e-9, atol=1e-9)
+    rows = torch.arange(4)
+    metric = logits[rows, -1, answers] - logits[rows, -1, wrong]
+    places = [(site, layer) for site in sites for layer in range(2)]
+    grads = torch.autograd.grad(metric.sum(), [base[place] for place in places])
+    for (site, layer), coefficient in zip(places, grads, strict=True):
+        change = source[site, layer] - base[site, layer]
+        expected = (change * coefficient).sum(-1).detach().T
+        per_prompt = scores[site].per_prompt
+        assert per_prompt is not None
+        assert scores[site].axes == ("layer", "pos")
+        torch.testing.assert_close(per_prompt[layer] - metric.detach(), expected, rtol=1e-9, atol=1e-9)
+        mean = scores[site].raw[layer] - metric.detach().mean()
+        torch.testing.assert_close(mean, expected.mean(-1), rtol=1e-9, atol=1e-9)
+    # and it is another number than attribution patching gives
+    first_order = interp.patch(model, task, sites, method="attribution", progress=False)
+    for site in sites:
+        difference = (first_order[site].raw - scores[site].raw).abs().max()
+        assert difference > 0.05 * scores[site].raw.abs().max(), site
