@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from model_zoo import Specimen
 from naive_interventions import Prompts, spots_of
-from naive_transformer import NaiveTransformer
 from torch import Tensor
 
 from interp.models.interventions import other_rows
@@ -57,7 +56,7 @@ class NaiveAttribution:
     metric: Metric = "logit_diff"
     seed: int = 0
     reference: PromptPairs | None = None
-    naive: NaiveTransformer | None = field(default=None, repr=False)
+    _moves: dict[Place, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def _denoise(self) -> bool:
@@ -76,8 +75,7 @@ class NaiveAttribution:
     ) -> Tensor:
         """Logits of the base run (or of other prompts), edited."""
         prompts = prompts or self.prompts
-        naive = self.naive or self.on.naive
-        return naive(prompts.tokens, prompts.mask, edits, record)
+        return self.on.naive(prompts.tokens, prompts.mask, edits, record)
 
     def _recorded(self, tokens: Tensor, mask: Tensor | None) -> dict[Place, Tensor]:
         record: dict[Place, Tensor] = {}
@@ -129,7 +127,9 @@ class NaiveAttribution:
     def change(self, cell: Site) -> Tensor:
         """By how much one cell's replacement moves the activation that it is a part of."""
         place = place_of(cell)
-        whole = self.replacing(place) - self.base[place]
+        if place not in self._moves:
+            self._moves[place] = self.replacing(place) - self.base[place]
+        whole = self._moves[place]
         part = torch.zeros_like(whole)
         neurons = slice(None) if not cell.neurons else list(cell.neurons)
         head = slice(None) if cell.head is None else cell.head

@@ -60,8 +60,8 @@ def run_comparison(
 
     outputs = check_outputs(out or [])
     where, places = check_device(device), split_sites(sites)
-    names = [] if task_file is not None and not task else task or ["ioi"]
-    for name in names or [None]:
+    names: list[str | None] = [None] if task_file is not None and not task else [*(task or ["ioi"])]
+    for name in names:
         check_choices(name, task_file, direction, ablation, metric)
     chosen = [part.strip() for part in methods.split(",") if part.strip()]
     for method in chosen:
@@ -75,7 +75,7 @@ def run_comparison(
 
     cases = []
     for loaded in (load_quietly(name, where, progress) for name in model or ["mix-4l"]):
-        cases += [(loaded, load_prompts(loaded, name, task_file, n, seed, {})) for name in names or [None]]
+        cases += [(loaded, load_prompts(loaded, name, task_file, n, seed, {})) for name in names]
     found = compare_methods(
         None,
         cases,

@@ -77,22 +77,17 @@ def print_sets(console: Console, scores: SetScores, k: int) -> None:
 
 def print_comparison(console: Console, comparison: MethodComparison) -> None:
     """A table a model and task, how well each method agrees at each site; then what each costs."""
-    statistics = {
-        "pearson": "Pearson",
-        "spearman": "Spearman",
-        "sign_agreement": "same sign",
-        "top_overlap": "top tenth",
-    }
     for model, task in comparison.cases:
         console.print(f"{model}, {task}: agreement with exact patching", style="bold", markup=False)
         table = Table(box=SIMPLE_HEAD)
-        for heading in ("site", "method", *statistics.values()):
-            table.add_column(escape(heading), no_wrap=True)
+        for heading in ("site", "method", "Pearson", "Spearman", "same sign", "top tenth"):
+            table.add_column(heading, no_wrap=True)
         for site in comparison.sites:
             for method in comparison.methods:
                 row = comparison.at(model, task, site, method)
-                cells = ["" if row is None else str(getattr(row, name)) for name in statistics]
-                table.add_row(*map(escape, (site, method, *cells)))
+                if row is not None:
+                    shares = (f"{part.value:.2f}" for part in (row.sign_agreement, row.top_overlap))
+                    table.add_row(*map(escape, (site, method, str(row.pearson), str(row.spearman), *shares)))
         console.print(table)
     console.print(f"{comparison.confidence:.0%} bootstrap intervals over places", highlight=False)
     console.print("All sites of a task in one call", style="bold", markup=False)
