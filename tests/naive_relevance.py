@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
+from model_zoo import PLAIN, make_bare
 from naive_transformer import _ACTIVATIONS, Edit, NaiveTransformer, _affine, _wide
 from torch import Tensor
+
+from interp import load_model
 
 Place = tuple[str, int]
 Metric = Callable[[Tensor], Tensor]
@@ -33,12 +37,21 @@ class Held:
     """Each factor of query times key, and of pattern times value."""
 
 
+EXACT = ("gpt2", *PLAIN, "hooked")
+"""Kinds that compute in float64 all through; the others have norms or rotations that do not."""
+
 HELD = {
     "relp": Held(),
     "relp-ah": Held(pattern=True),
     "attnlrp": Held(half_products=True),
     "gradient": Held(scale=False, coefficient=False, cap=False, half_gate=False),
 }
+
+
+@cache
+def wide(name: str) -> tuple[Any, Any]:
+    """A kind loaded in float64, and the same weights never touched by ``interp``."""
+    return load_model(make_bare(name).to(torch.float64)), make_bare(name).to(torch.float64)
 
 
 def halve(x: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 from rich.box import SIMPLE_HEAD
@@ -79,17 +80,21 @@ def print_comparison(console: Console, comparison: MethodComparison) -> None:
     """A table a model and task, how well each method agrees at each site; then what each costs."""
     for model, task in comparison.cases:
         console.print(f"{model}, {task}: agreement with exact patching", style="bold", markup=False)
-        table = Table(box=SIMPLE_HEAD)
-        for heading in ("site", "method", "Pearson", "Spearman", "same sign", "top tenth"):
+        table = Table(box=SIMPLE_HEAD, pad_edge=False)
+        for heading in ("site", "method", "Pearson", "Spearman", "sign", "top"):
             table.add_column(heading, no_wrap=True)
         for site in comparison.sites:
             for method in comparison.methods:
                 row = comparison.at(model, task, site, method)
                 if row is not None:
+                    intervals = (_brief(str(row.pearson)), _brief(str(row.spearman)))
                     shares = (f"{part.value:.2f}" for part in (row.sign_agreement, row.top_overlap))
-                    table.add_row(*map(escape, (site, method, str(row.pearson), str(row.spearman), *shares)))
+                    table.add_row(*map(escape, (site, method, *intervals, *shares)))
         console.print(table)
-    console.print(f"{comparison.confidence:.0%} bootstrap intervals over places", highlight=False)
+    console.print(
+        f"{comparison.confidence:.0%} bootstrap intervals over places; sign: share of equal signs; top: of the tenth that ranks first",
+        highlight=False,
+    )
     console.print("All sites of a task in one call", style="bold", markup=False)
     table = Table(box=SIMPLE_HEAD)
     table.add_column("method")
@@ -99,6 +104,11 @@ def print_comparison(console: Console, comparison: MethodComparison) -> None:
         peak = "" if cost.peak_bytes is None else f"{cost.peak_bytes / 2**20:.1f}"
         table.add_row(*map(escape, (cost.method, cost.model, cost.task)), f"{cost.seconds:.3f}", peak)
     console.print(table)
+
+
+def _brief(text: str) -> str:
+    """Shares without their leading zeros, which a narrow terminal has no room for."""
+    return re.sub(r"\b0\.", ".", text)
 
 
 def print_tokens(console: Console, scores: TokenScores, shown: int) -> None:

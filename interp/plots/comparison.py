@@ -52,11 +52,12 @@ def plot_comparison(comparison: MethodComparison, statistic: str = "pearson") ->
     measured = [(cost, cost.peak_bytes / 2**20) for cost in comparison.costs if cost.peak_bytes is not None]
     _add_costs(sheet, comparison, "peak memory beside the weights (MiB)", measured)
     undefined = sum(math.isnan(getattr(row, statistic).value) for row in comparison.rows)
-    sheet.add_note(f"whiskers: {comparison.confidence:.0%} intervals over places")
+    sheet.add_note(f"whiskers: {comparison.confidence:.0%} bootstrap intervals")
     if undefined:
         sheet.add_note(f"{undefined} of {len(comparison.rows)} undefined and not drawn")
     return sheet.finish(
-        f"Approximate methods against exact patching: {_NAMES[statistic]}", _subtitle(comparison)
+        f"Approximate methods against exact patching: {_NAMES[statistic]}",
+        replace(comparison.shared_provenance, method=None, backend=None).summary(),
     )
 
 
@@ -202,19 +203,3 @@ def _describe(row: MethodRow, statistic: str) -> str:
     )
     where = escape_text(f"{row.model} · {row.task} · {row.site}, {row.n_cells} places")
     return f"<b>{escape_text(row.method)}</b><br>{where}{shown}"
-
-
-def _subtitle(comparison: MethodComparison) -> str:
-    """The provenance's line, but of all models and tasks."""
-    models, tasks = (list(dict.fromkeys(case[part] for case in comparison.cases)) for part in (0, 1))
-    made = comparison.provenance
-    one = len(comparison.cases) == 1
-    every = replace(
-        made,
-        model=", ".join(models),
-        task=", ".join(tasks),
-        n_prompts=made.n_prompts if one else None,
-        method=None,
-        backend=None,
-    )
-    return every.summary()

@@ -28,7 +28,7 @@ def plot_conservation(record: Conservation) -> go.Figure:
     names = name_ticks(record.cuts, "")
     pitch = max(fit_cell(len(names), 760, 16, 88), 320 / len(names))
     panel = sheet.add_panel("account", len(names) * pitch, _HEIGHT, **_room(names, pitch))
-    sheet.add_legend(("relevance", "biases", "− attention", "sum", "output"))
+    sheet.add_legend(("relevance", "biases", "− attention", "output", "sum"))
     for name, values, color in (
         ("relevance", record.relevance, BLUE),
         ("biases", record.biases, LINES[1]),
@@ -42,6 +42,16 @@ def plot_conservation(record: Conservation) -> go.Figure:
                 **_traits(record, panel, name, values.tolist()),
             )
         )
+    output = [record.output] * len(names)
+    sheet.figure.add_trace(
+        go.Scatter(
+            x=list(names.keys),
+            y=output,
+            mode="lines",
+            line=dict(color=INK, width=1.5, dash="dash"),
+            **_traits(record, panel, "output", output),
+        )
+    )
     total = (record.gaps + record.output).tolist()
     diamond = dict(symbol="diamond", size=9, color="white", line=dict(color=INK, width=1.5))
     sheet.figure.add_trace(
@@ -51,16 +61,6 @@ def plot_conservation(record: Conservation) -> go.Figure:
             mode="markers",
             marker=diamond,
             **_traits(record, panel, "sum", total),
-        )
-    )
-    output = [record.output] * len(names)
-    sheet.figure.add_trace(
-        go.Scatter(
-            x=list(names.keys),
-            y=output,
-            mode="lines",
-            line=dict(color=INK, width=1.5, dash="dash"),
-            **_traits(record, panel, "output", output),
         )
     )
     sheet.figure.update_layout(barmode="relative")

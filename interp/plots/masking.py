@@ -41,11 +41,11 @@ def plot_masking(check: MaskingCheck) -> go.Figure:
     for name, damage, color, dash in curves:
         ends += _add_curve(sheet, panel, shares, damage[order], name, color, dash)
     _write_axes(sheet, panel, shares, shorten(f"mean absolute change of {metric}", 48), ends)
-    _add_gaps(sheet, check, shares, order)
     n, draws = check.most.shape[1], check.random.shape[1]
     if n > 1:
         sheet.add_note(f"bands: standard error over {n} prompts")
     sheet.add_note(f"random: mean of {draws} draws" if draws > 1 else "random: one draw")
+    _add_gaps(sheet, check, shares, order)
     by = check.provenance.method or "a ranking"
     return sheet.finish(
         f"{capitalize(_places(check))} masked in the order of {by}: first, last and at random",

@@ -24,26 +24,39 @@ HTML_ENDINGS = (".html", ".htm")
 
 @dataclass(frozen=True)
 class Table:
-    """A table; a column of numbers is set flush right. Raises :class:`ExportError` for a ragged row."""
+    """A table; a column of numbers is set flush right.
+
+    Raises :class:`ExportError` for a ragged row, and for groups that do not span all columns.
+    """
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     """Text is escaped, a float is shown with three decimals, ``None`` and NaN as a dash."""
+    groups: tuple[tuple[str, int], ...] = ()
+    """A heading over so many columns each, in a line above; an empty one leaves its columns without."""
 
     def __post_init__(self) -> None:
         ragged = [row for row in self.rows if len(row) != len(self.columns)]
         if ragged:
             raise ExportError(f"a row of the table {self.columns} has {len(ragged[0])} cells: {ragged[0]}.")
+        spanned = sum(width for _, width in self.groups)
+        if self.groups and spanned != len(self.columns):
+            raise ExportError(
+                f"groups of the table {self.columns} span {spanned} of its columns; expected all."
+            )
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a report: a heading, paragraphs of plain text, tables, then figures."""
+    """A part of a report: a heading, paragraphs of plain text, prepared HTML, tables, then figures."""
 
     title: str
     text: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
     figures: tuple[go.Figure, ...] = ()
+    prepared: tuple[str, ...] = ()
+    """HTML that stands in the page as it is: only what a function of this package made, which escapes
+    all that came from elsewhere (``interp.plots.token_html``)."""
 
 
 def write_report(
@@ -51,7 +64,7 @@ def write_report(
 ) -> Path:
     """Write ``sections`` as one HTML file that works offline, and return its path.
 
-    All text is escaped; plotly.js stands in the file once. The file is replaced as a whole, so a
+    All text is escaped (but :attr:`Section.prepared`); plotly.js stands in the file once. The file is replaced as a whole, so a
     failure leaves an older report as it was. Raises :class:`ExportError` when there are no sections,
     the ending is not ``.html``, or the file cannot be written.
     """
@@ -122,6 +135,7 @@ def _section(name: str, section: Section) -> str:
 
     parts = [f"<h2>{html.escape(section.title)}</h2>"]
     parts += [f"<p>{html.escape(paragraph)}</p>" for paragraph in section.text]
+    parts += [f'<div class="prepared">{markup}</div>' for markup in section.prepared]
     parts += [f'<div class="scroll">{_table(table)}</div>' for table in section.tables]
     parts += [
         f'<div class="scroll">{figure_html(figure, f"{name}-figure-{number}")}</div>'
@@ -134,12 +148,14 @@ def _table(table: Table) -> str:
     numeric = [any(isinstance(row[i], int | float) for row in table.rows) for i in range(len(table.columns))]
     kinds = [' class="number"' if is_number else "" for is_number in numeric]
     head = "".join(f"<th{k}>{html.escape(c)}</th>" for k, c in zip(kinds, table.columns, strict=True))
+    above = "".join(f'<th class="group" colspan="{n}">{html.escape(text)}</th>' for text, n in table.groups)
+    above = f"<tr>{above}</tr>\n" if above else ""
     rows = [
         "".join(f"<td{kind}>{html.escape(_cell(cell))}</td>" for kind, cell in zip(kinds, row, strict=True))
         for row in table.rows
     ]
     body = "\n".join(f"<tr>{row}</tr>" for row in rows)
-    return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+    return f"<table>\n<thead>{above}<tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
 
 
 def _cell(cell: Cell) -> str:

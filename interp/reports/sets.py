@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from interp.plots.phrases import capitalize, name_patch
 from interp.reports.page import Section, Table, write_report
 from interp.reports.sections import provenance_section, summary_section
 from interp.results import SetScores
 from interp.tasks import PromptPairs
 
-_DIRECTIONS = {
-    "denoise": "Clean activations were put into the corrupted run, at all places of a set together. A recovered "
-    "score of 1 means that the set alone brings the metric back to the clean run's; 0 means that it does nothing.",
-    "noise": "Corrupted activations were put into the clean run, at all places of a set together. A recovered "
-    "score of 0 means that breaking the set brings the metric down to the corrupted run's; 1 means that it does "
-    "nothing.",
+_WHAT_SCORES_MEAN = {
+    "denoise": "A recovered score of 1 means that the set alone brings the metric back to the clean run's; 0 means "
+    "that it does nothing.",
+    "noise": "A recovered score of 0 means that breaking the set brings the metric down to the corrupted run's; 1 "
+    "means that it does nothing.",
 }
 _INTERACTION = (
     "Effect is how far the recovered score is from having done nothing, sum of members what the effects of the "
@@ -38,7 +38,7 @@ def sets_report(
     """
     made = scores.provenance
     sections = [
-        summary_section(_DIRECTIONS[scores.direction], made.metric, scores.clean, scores.corrupted, prompts),
+        summary_section(_done(scores), made.metric, scores.clean, scores.corrupted, prompts),
         *_steps(scores),
         Section("Sets of the largest effect", (_INTERACTION,), (_ranking(scores, k, "effect"),)),
         Section("Sets that interact most", tables=(_ranking(scores, k, "interaction"),)),
@@ -52,6 +52,12 @@ def sets_report(
         subtitle=made.summary(),
         footer="Written by interp.",
     )
+
+
+def _done(scores: SetScores) -> str:
+    what, base = name_patch(scores.provenance)
+    done = f"{capitalize(what)} were put into the {base} run, at all places of a set together."
+    return f"{done} {_WHAT_SCORES_MEAN[scores.direction]}"
 
 
 def _ranking(scores: SetScores, k: int, by: str) -> Table:

@@ -21,6 +21,8 @@ section p { max-width: 86ch; margin: 0 0 12px; }
 table { border-collapse: collapse; font-size: 14px; margin: 0 0 14px; }
 th { background: var(--head); font-weight: 600; }
 th, td { padding: 5px 14px; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
+.group { text-align: center; border-bottom: 0; border-left: 1px solid var(--line); }
+.prepared { margin: 0 0 14px; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 footer { color: var(--soft); font-size: 13px; }
 @media print { body { background: white; } nav { display: none; } section { border: 0; padding: 0; } }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from interp.errors import RecordError, unknown_name
@@ -84,6 +84,15 @@ class MethodComparison(Record):
     def cases(self) -> tuple[tuple[str, str], ...]:
         """(model, task), likewise."""
         return tuple(dict.fromkeys((row.model, row.task) for row in self.rows))
+
+    @property
+    def shared_provenance(self) -> Provenance:
+        """The provenance of all cases: their names together, and nothing that holds for one of them only."""
+        if len(self.cases) == 1:
+            return self.provenance
+        models, tasks = (", ".join(dict.fromkeys(case[part] for case in self.cases)) for part in (0, 1))
+        only_one = dict.fromkeys(("family", "revision", "n_prompts", "seed", "backend_reason", "seconds"))
+        return replace(self.provenance, model=models, task=tasks, **only_one)  # type: ignore[arg-type]
 
     def at(self, model: str, task: str, site: str, method: str) -> MethodRow | None:
         """One row, or ``None`` where it was not compared."""

@@ -38,8 +38,8 @@ from interp.types import Ablation, Direction
 class Attributed:
     """Estimates of one call."""
 
-    scores: tuple[Float[Tensor, "*axes prompt"], ...]
-    """Of each sweep: the metric of every prompt as it is estimated to be after patching."""
+    scores: tuple[Float[Tensor, "cell prompt"], ...]
+    """Of each sweep's cells: the metric of every prompt as it is estimated to be after patching."""
     magnitudes: tuple[Float[Tensor, "*axes prompt"], ...] | None
     """Of AtP*: how far the metric could move, in its units."""
     clean: Float[Tensor, " prompt"]
@@ -110,10 +110,7 @@ def _join(
     base = torch.cat([part.base for part in parts])
     source = torch.cat([part.source for part in parts])
     effects = [torch.cat(part, -1) for part in zip(*(part.effects for part in parts), strict=True)]
-    scores = tuple(
-        (effect + base.to(effect)).view(*sweep.shape, -1).cpu()
-        for effect, sweep in zip(effects, sweeps, strict=True)
-    )
+    scores = tuple((effect + base.to(effect)).flatten(0, -2).cpu() for effect in effects)
     magnitudes = None
     if parts[0].magnitudes is not None:
         joined = [

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import itertools
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,17 +14,17 @@ import pytest
 import torch
 from model_zoo import Specimen, make_bare, specimen
 from naive_interventions import Prompts, random_prompts
-from naive_relevance import HELD, NaiveRelevance
+from naive_relevance import EXACT, HELD, NaiveRelevance, Place, wide
 from tiny_models import FAMILIES, make_hf_model
 from torch import Tensor
 
 import interp
+from interp.models.cache import ActivationCache
 from interp.models.model import Model
 from interp.models.relevance import RULES
 from interp.types import Site
 
 SITES = ("embed", "attn_out[0]", "mlp_pre[0]", "q[1]", "pattern[1]", "resid_post[1]")
-PADDINGS = ("none", "left", "right")
 
 
 def metric(logits: Tensor) -> Tensor:
@@ -80,7 +82,7 @@ def traces(model: Model) -> dict[str, Any]:
 def test_forwards_are_the_same_to_the_bit(kind: Specimen, rules: str):
     """Logits and every activation, with gradients on and with padding on either side."""
     model = kind.model
-    for padding in PADDINGS:
+    for padding in ("left", "right"):
         prompts = random_prompts(3, 3, 9, padding)
         with torch.no_grad():
             bare = interp.capture(model, prompts.tokens, model.components, attention_mask=prompts.mask)
@@ -96,24 +98,26 @@ def test_forwards_are_the_same_to_the_bit(kind: Specimen, rules: str):
             assert torch.equal(inside[component], bare[component]), component
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(
+    ("family", "dtype"), [*((family, torch.bfloat16) for family in FAMILIES), ("llama", torch.float16)]
+)
 def test_half_precision_forwards_are_the_same_to_the_bit(family: str, dtype: torch.dtype, tokens: Tensor):
-    model = interp.load_model(make_hf_model(family, dtype=dtype))
+    prompts = Prompts(tokens)
+    model, exact = (
+        interp.load_model(make_hf_model(family, dtype=dtype).to(width)) for width in (dtype, torch.float32)
+    )
     with torch.no_grad():
         bare = model(tokens)
     for rules in RULES:
         with interp.relevance_rules(model, rules):
             logits = model(tokens)
-        assert logits.dtype == dtype
+        assert logits.dtype == dtype and logits.requires_grad
         assert torch.equal(logits, bare), rules
-        found = under(model, Prompts(tokens), rules)
-        wide = under(interp.load_model(make_hf_model(family, dtype=dtype).float()), Prompts(tokens), rules)
-        for mine, exact in zip(found, wide, strict=True):
-            assert mine.dtype == dtype
+        for found, expected in zip(under(model, prompts, rules), under(exact, prompts, rules), strict=True):
+            assert found.dtype == dtype
             # a random model this sharp amplifies rounding; a wrong rule turns the gradient, which this does not
-            cosine = torch.cosine_similarity(mine.float().flatten(), exact.flatten(), dim=0)
-            assert cosine > 0.97 or exact.abs().max() == 0, rules
+            cosine = torch.cosine_similarity(found.float().flatten(), expected.flatten(), dim=0)
+            assert cosine > 0.97 or expected.abs().max() == 0, rules
 
 
 @pytest.mark.parametrize("use_cache", [True, False])
@@ -212,11 +216,11 @@ def test_nothing_is_left_behind(kind: Specimen, way: str):
         frozen.requires_grad_(False)
         before, plain = traces(model), gradients(model, prompts)
         logits = model(prompts.tokens, prompts.mask)
-        for rules in ("relp", "relp-ah", "attnlrp"):
+        for rules in ("relp-ah", "attnlrp"):
             WAYS_OUT[way](model, prompts, rules)
             assert traces(model) == before
-            assert equal(gradients(model, prompts), plain)
-            assert torch.equal(model(prompts.tokens, prompts.mask), logits)
+        assert equal(gradients(model, prompts), plain)
+        assert torch.equal(model(prompts.tokens, prompts.mask), logits)
     finally:
         frozen.requires_grad_(True)
 
@@ -237,60 +241,46 @@ def test_an_error_caught_inside_changes_no_coefficient(kind: Specimen):
 
 
 def test_activations_of_a_failed_forward_are_let_go_of(gpt2: Specimen, tokens: Tensor):
+    """What entered an activation function waits for its result, which never comes."""
     seen: list[weakref.ref[Tensor]] = []
-
-    def watch(part: Tensor) -> Tensor:
-        seen.append(weakref.ref(part))
-        raise ValueError("stop")
-
-    def run(block: Any) -> None:
-        try:
-            with block, interp.intervene(gpt2.model, interp.apply("mlp_pre[1]", lambda part: part * 1.0)):
-                # the norm before has passed on what it knew; the activation waits for its result
-                gpt2.model.hook_points["blocks.1.mlp.out.hook_in"].register_forward_pre_hook(
-                    stop, prepend=True
-                )
-                gpt2.model(tokens)
-        except ValueError:
-            pass
 
     def stop(module: Any, inputs: tuple[Tensor, ...]) -> None:
         raise ValueError("stop")
 
-    point = gpt2.model.hook_points["blocks.1.mlp.in.hook_out"]
-    keep = point.register_forward_hook(lambda m, i, out: seen.append(weakref.ref(out)))
+    points = gpt2.model.hook_points
+    handles = [
+        points["blocks.1.mlp.in.hook_out"].register_forward_hook(
+            lambda m, i, out: seen.append(weakref.ref(out))
+        ),
+        points["blocks.1.mlp.out.hook_in"].register_forward_pre_hook(stop),
+    ]
     gc.collect()
     gc.disable()
     try:
-        block = interp.relevance_rules(gpt2.model)
-        run(block)
-        del block
-        assert seen and all(ref() is None for ref in seen)
+        with contextlib.suppress(ValueError), interp.relevance_rules(gpt2.model):
+            gpt2.model(tokens)
+        assert [ref() for ref in seen] == [None]
     finally:
         gc.enable()
-        keep.remove()
-        gpt2.model.hook_points["blocks.1.mlp.out.hook_in"]._forward_pre_hooks.clear()
+        for handle in handles:
+            handle.remove()
 
 
-@pytest.mark.parametrize("inner", list(RULES))
-@pytest.mark.parametrize("outer", list(RULES))
-def test_the_innermost_rules_hold(outer: str, inner: str):
+@pytest.mark.parametrize("name", ["gemma2", "plain"])
+def test_the_innermost_rules_hold(name: str):
     """As if they stood alone, and on leaving them the outer ones hold again."""
-    prompts = random_prompts(8, 2, 7, "right")
-    for name in ("gemma2", "plain"):
-        model = specimen(name).model
-        alone = {rules: under(model, prompts, rules) for rules in (outer, inner)}
-        plain = gradients(model, prompts)
-        assert equal(plain, under(model, prompts, "gradient"))
+    model, prompts = specimen(name).model, random_prompts(8, 2, 7, "right")
+    alone = {rules: under(model, prompts, rules) for rules in RULES}
+    plain = gradients(model, prompts)
+    for outer, inner in itertools.product(RULES, RULES):
         with interp.relevance_rules(model, outer):
-            assert equal(gradients(model, prompts), alone[outer])
             with interp.relevance_rules(model, inner):
-                assert equal(gradients(model, prompts), alone[inner])
-                with interp.relevance_rules(model, "gradient"):
-                    assert equal(gradients(model, prompts), plain)
-            assert equal(gradients(model, prompts), alone[outer])
-        assert equal(gradients(model, prompts), plain)
+                assert equal(gradients(model, prompts), alone[inner]), (outer, inner)
+            assert equal(gradients(model, prompts), alone[outer]), (outer, inner)
         assert equal(alone[outer], alone[inner]) == (outer == inner)
+    assert equal(plain, alone["gradient"])
+    assert equal(plain, gradients(model, prompts))
+    assert equal(under(model, prompts, "relp", "attnlrp", "gradient", "relp-ah"), alone["relp-ah"])
 
 
 def test_blocks_may_end_in_another_order(tokens: Tensor):
@@ -317,53 +307,54 @@ def _edit(factor: float, constant: float) -> Callable[[Tensor], Tensor]:
 
 
 PATTERN = torch.rand(3, 4, 8, 8, generator=torch.Generator().manual_seed(5)).tril()
-EDITS: dict[str, tuple[Any, tuple[str, int], Callable[[Tensor], Tensor]]] = {
-    "a zeroed mlp_post": (interp.zero("mlp_post[0]"), ("mlp_post", 0), _edit(0, 0)),
-    "a replaced pattern": (
-        interp.replace("pattern[0]", PATTERN),
-        ("pattern", 0),
-        lambda part: 0 * part + PATTERN.double(),
-    ),
-    "an edit at mlp_pre": (interp.apply("mlp_pre[1]", _edit(-1.5, 0.3)), ("mlp_pre", 1), _edit(-1.5, 0.3)),
-    "an edit at resid_pre": (interp.scale("resid_pre[1]", 3.0), ("resid_pre", 1), _edit(3.0, 0)),
-    "an edit at attn_out": (interp.apply("attn_out[0]", _edit(0.5, 1)), ("attn_out", 0), _edit(0.5, 1)),
-    "an edit at q": (interp.apply("q[1]", _edit(2.0, 0.1)), ("q", 1), _edit(2.0, 0.1)),
-    "an edit at v": (interp.apply("v[0]", torch.sin), ("v", 0), torch.sin),
-    "an edit of scores": (interp.scale("attn_scores[1]", 0.5), ("attn_scores", 1), _edit(0.5, 0)),
+EDITS: dict[str, dict[Place, tuple[Any, Callable[[Tensor], Tensor]]]] = {
+    "a zeroed mlp_post and a replaced pattern": {
+        ("mlp_post", 0): (interp.zero("mlp_post[0]"), _edit(0, 0)),
+        ("pattern", 1): (interp.replace("pattern[1]", PATTERN), lambda part: 0 * part + PATTERN.double()),
+    },
+    "edits that scale, shift and bend": {
+        ("q", 1): (interp.apply("q[1]", _edit(0.5, 0.1)), _edit(0.5, 0.1)),
+        ("v", 0): (interp.apply("v[0]", torch.sin), torch.sin),
+        ("attn_scores", 1): (interp.scale("attn_scores[1]", 0.5), _edit(0.5, 0)),
+        ("attn_out", 0): (interp.apply("attn_out[0]", _edit(0.5, 0.2)), _edit(0.5, 0.2)),
+        ("mlp_pre", 1): (interp.apply("mlp_pre[1]", _edit(-1.5, 0.3)), _edit(-1.5, 0.3)),
+        ("resid_pre", 1): (interp.scale("resid_pre[1]", 3.0), _edit(3.0, 0)),
+    },
 }
 
 
-@pytest.mark.parametrize("edit", list(EDITS))
-def test_interventions_beside_rules(kind: Specimen, edit: str):
-    """Coefficients are those of the transformer written out with the same edit, whichever block is outer."""
-    model, (intervention, place, change) = kind.model, EDITS[edit]
-    if place[0] not in model.components:
-        assert kind.name == "attention_only"
-        return
-    prompts = random_prompts(9, 3, 8, "none")
+@pytest.mark.parametrize("edits", list(EDITS))
+def test_interventions_beside_rules(kind: Specimen, edits: str):
+    """Coefficients are those of the transformer written out with the same edits, whichever block is outer."""
+    # without rounding where that is to be had: little arrives at the queries, as differences of much
+    model = wide(kind.name)[0] if kind.name in EXACT else kind.model
+    bound = 1e-12 if kind.name in EXACT else 1e-5
+    chosen = {place: both for place, both in EDITS[edits].items() if place[0] in model.components}
+    made = [intervention for intervention, _ in chosen.values()]
+    changes = {place: change for place, (_, change) in chosen.items()}
+    tokens = random_prompts(9, 3, 8, "none").tokens
     weights = torch.randn(3, 8, 53, generator=torch.Generator().manual_seed(6))
 
     def scored(logits: Tensor) -> Tensor:
         return (logits * weights.to(logits)).flatten(1).sum(1)
 
-    def run(*blocks: Any) -> interp.models.cache.ActivationCache:
+    def run(*blocks: Any) -> ActivationCache:
         with ExitStack() as stack:
             for block in blocks:
                 stack.enter_context(block)
-            return interp.capture(model, prompts.tokens, model.components, gradients_of=scored)
+            found = interp.capture(model, tokens, model.components, gradients_of=scored).grads
+            assert found is not None
+            return found
 
     for rules, held in HELD.items():
-        caches = [
-            run(interp.relevance_rules(model, rules), interp.intervene(model, intervention)),
-            run(interp.intervene(model, intervention), interp.relevance_rules(model, rules)),
-        ]
-        _, expected = NaiveRelevance(model, held).coefficients(scored, prompts.tokens, edits={place: change})
+        one = run(interp.relevance_rules(model, rules), interp.intervene(model, made))
+        other = run(interp.intervene(model, made), interp.relevance_rules(model, rules))
+        _, expected = NaiveRelevance(model, held).coefficients(scored, tokens, edits=changes)
         for (component, layer), value in expected.items():
             site = Site(component, None if component == "embed" else layer)
-            grads = [cache.grads[site] for cache in caches if cache.grads is not None]
-            assert torch.equal(*grads), (rules, site)
-            difference = float((grads[0].double() - value).abs().max())
-            assert difference <= 1e-5 * float(value.abs().max()), (rules, site)
+            assert torch.equal(one[site], other[site]), (rules, site)
+            difference = float((one[site].double() - value).abs().max())
+            assert difference <= bound * float(value.abs().max()), (rules, site)
 
 
 def test_parameters_may_be_frozen_or_trained(tokens: Tensor):

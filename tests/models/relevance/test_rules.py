@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import pytest
 import torch
-from model_zoo import HOOKED, PLAIN, Specimen, _make_hooked, make_bare, specimen
+from model_zoo import HOOKED, Specimen, _make_hooked, specimen
 from naive_interventions import Prompts, random_prompts
-from naive_relevance import HELD, NaiveRelevance, Place
+from naive_relevance import EXACT, HELD, NaiveRelevance, Place, wide
 from tiny_models import make_hf_model
 from torch import Tensor
 from torch.nn import functional as F
@@ -22,18 +21,9 @@ from interp.models.relevance import RULES
 from interp.models.relevance.secants import SECANTS
 from interp.types import Site
 
-EXACT = ("gpt2", *PLAIN, "hooked")
-"""Kinds that compute in float64 all through; the others have norms or rotations that do not."""
-
 
 def _marks(name: str) -> Any:
     return pytest.param(name, marks=[pytest.mark.hooked_transformer] if name in HOOKED else [])
-
-
-@cache
-def wide(name: str) -> tuple[Model, Any]:
-    """A kind in float64, and the same weights never touched by ``interp``."""
-    return interp.load_model(make_bare(name).to(torch.float64)), make_bare(name).to(torch.float64)
 
 
 def part_at(model: Model, place: str) -> Any:
