@@ -133,7 +133,8 @@ class NaiveAttribution:
         part = torch.zeros_like(whole)
         neurons = slice(None) if not cell.neurons else list(cell.neurons)
         head = slice(None) if cell.head is None else cell.head
-        for row, column, _ in spots_of(cell, self.prompts, self.task.labels, whole.shape[1]):
+        n = self.prompts.tokens.shape[1]
+        for row, column, _ in spots_of(cell, self.prompts, self.task.labels, n):
             pattern = cell.component in PATTERN_COMPONENTS
             at = (row, head, column) if pattern else (row, column, head)
             at = at[:2] if not pattern and whole.ndim == 3 else at
@@ -200,7 +201,8 @@ class NaiveAttribution:
         """The metric's gradient at every place, with some activations moved, and without what flows
         through the outputs of a dropped layer."""
         moved = moved or {}
-        probes = {place: torch.zeros_like(self.base[place]).requires_grad_() for place in places}
+        # the embeddings too: all other places may lie in the dropped layer
+        probes = {p: torch.zeros_like(self.base[p]).requires_grad_() for p in {*places, ("embed", 0)}}
         blocked = {(name, dropped) for name in ("attn_out", "mlp_out")} & set(self.base)
 
         def edit(place: Place) -> Callable[[Tensor], Tensor]:
@@ -211,7 +213,7 @@ class NaiveAttribution:
 
             return run
 
-        logits = self.run({place: edit(place) for place in {*places, *moved, *blocked}})
+        logits = self.run({place: edit(place) for place in {*probes, *moved, *blocked}})
         found = torch.autograd.grad(self.score(logits).sum(), list(probes.values()), allow_unused=True)
         return {
             place: torch.zeros_like(probe) if gradient is None else gradient

@@ -91,10 +91,8 @@ def print_comparison(console: Console, comparison: MethodComparison) -> None:
                     shares = (f"{part.value:.2f}" for part in (row.sign_agreement, row.top_overlap))
                     table.add_row(*map(escape, (site, method, *intervals, *shares)))
         console.print(table)
-    console.print(
-        f"{comparison.confidence:.0%} bootstrap intervals over places; sign: share of equal signs; top: of the tenth that ranks first",
-        highlight=False,
-    )
+    legend = "sign: share of equal signs; top: overlap of the tenth that ranks first"
+    console.print(f"{comparison.confidence:.0%} bootstrap intervals over places; {legend}", highlight=False)
     console.print("All sites of a task in one call", style="bold", markup=False)
     table = Table(box=SIMPLE_HEAD)
     table.add_column("method")

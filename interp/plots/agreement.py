@@ -9,11 +9,11 @@ import plotly.graph_objects as go
 
 from interp.plots.bars import value_axis
 from interp.plots.heatmaps import to_array
-from interp.plots.phrases import capitalize, name_method
 from interp.plots.scales import GREY, LINES
 from interp.plots.sheet import Sheet
 from interp.plots.tokens import escape_text
 from interp.results.agreement import MethodAgreement
+from interp.results.phrases import capitalize, name_method
 
 _SIDE = 460
 

@@ -95,7 +95,7 @@ def _add_site(
                     width=3,
                 ),
                 name=escape_text(method),
-                legendgroup=method,
+                legendgroup=escape_text(method),
                 showlegend=method not in named,
                 hovertext=[_describe(row, statistic) for _, row in rows],
                 hovertemplate="%{hovertext}<extra></extra>",
@@ -141,7 +141,7 @@ def _add_costs(
                     for cost, amount in own
                 ],
                 hovertemplate="%{hovertext}<extra></extra>",
-                legendgroup=method,
+                legendgroup=escape_text(method),
                 showlegend=False,
                 cliponaxis=False,
                 xaxis=panel.xaxis,

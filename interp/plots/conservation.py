@@ -72,10 +72,11 @@ def plot_conservation(record: Conservation) -> go.Figure:
     _add_gaps(sheet, record, names, pitch)
     sheet.add_note(f"largest gap: {record.largest_gap:.2g} of the largest amount in the account")
     rules = (record.provenance.method or "").partition(":")[2]
-    under = f", rules {rules}" if rules else ""
-    of = f" of the {record.run} prompts" if record.run else ""
+    of = [f"{record.run} prompts"] if record.run else []
+    of += [f"rules {rules}"] if rules else []
+    which = f": {', '.join(of)}" if of else ""
     return sheet.finish(
-        f"Relevance{of} added up at every cut of the residual stream{under}", record.provenance.summary()
+        f"Relevance added up at every cut of the residual stream{which}", record.provenance.summary()
     )
 
 

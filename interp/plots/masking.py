@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 from interp.plots.bars import value_axis
 from interp.plots.heatmaps import to_array
-from interp.plots.phrases import capitalize, name_patch
 from interp.plots.scales import BLUE, GREY, LINES
 from interp.plots.sheet import Panel, Sheet
 from interp.plots.tokens import escape_text, shorten
 from interp.results.masking import MaskingCheck
+from interp.results.phrases import capitalize, name_patch
 
 _WIDTH, _HEIGHT = 430, 300
 
@@ -43,7 +43,8 @@ def plot_masking(check: MaskingCheck) -> go.Figure:
     _write_axes(sheet, panel, shares, shorten(f"mean absolute change of {metric}", 48), ends)
     n, draws = check.most.shape[1], check.random.shape[1]
     if n > 1:
-        sheet.add_note(f"bands: standard error over {n} prompts")
+        drawn = "bands" if len(shares) > 1 else "whiskers"
+        sheet.add_note(f"{drawn}: standard error over {n} prompts")
     sheet.add_note(f"random: mean of {draws} draws" if draws > 1 else "random: one draw")
     _add_gaps(sheet, check, shares, order)
     by = check.provenance.method or "a ranking"
@@ -65,7 +66,7 @@ def _add_curve(
     """Draw the mean over prompts of ``damage`` [fraction, prompt] and its standard error; return their ends."""
     mean, n = damage.mean(1), damage.shape[1]
     error = damage.std(1, ddof=1) / np.sqrt(n) if n > 1 else np.zeros_like(mean)
-    shared = dict(xaxis=panel.xaxis, yaxis=panel.yaxis, legendgroup=name)
+    shared = dict(xaxis=panel.xaxis, yaxis=panel.yaxis, legendgroup=escape_text(name))
     if n > 1 and len(shares) > 1:
         red_green_blue = color.removeprefix("rgb(").removesuffix(")")
         sheet.figure.add_trace(
@@ -144,7 +145,10 @@ def _add_gaps(sheet: Sheet, check: MaskingCheck, shares: list[float], order: NDA
     )
     ends = [end for gap in gaps for end in (gap.low, gap.value, gap.high)]
     _write_axes(sheet, panel, shares, "difference in damage", ends)
-    if not all(holds):
+    undefined = sum(math.isnan(gap.value) for gap in gaps)
+    if undefined:
+        sheet.add_note(f"{undefined} of {len(gaps)} differences undefined and not drawn")
+    if undefined < holds.count(False):
         sheet.add_note("hollow: the interval is not above 0, first and last are not told apart")
 
 

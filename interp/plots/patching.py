@@ -6,8 +6,8 @@ import plotly.graph_objects as go
 
 from interp.plots.patching_panels import add_axis_bars, add_maps, add_single_values, add_slices, add_top_bars
 from interp.plots.patching_view import SiteView
-from interp.plots.phrases import capitalize, describe_patch, is_estimate, name_method
 from interp.plots.sheet import Sheet
+from interp.results.phrases import capitalize, describe_patch, is_estimate, name_method
 from interp.results.scores import PatchScores
 
 

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from interp.plots.bars import add_bars, add_ranked_bars
 from interp.plots.heatmaps import Ticks, add_heatmap, fit_cell, name_ticks, to_array, two_decimals
 from interp.plots.patching_view import SiteView
-from interp.plots.phrases import is_estimate
 from interp.plots.scales import signed_scale
 from interp.plots.sheet import Sheet
 from interp.plots.tables import add_table
 from interp.plots.tokens import escape_text
+from interp.results.phrases import is_estimate
 from interp.results.scores import RankedSite
 
 MOST_FACETS = 24

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from interp.plots.heatmaps import Ticks, name_ticks, to_array, token_ticks
-from interp.plots.phrases import is_estimate
 from interp.plots.tokens import escape_text
+from interp.results.phrases import is_estimate
 from interp.results.scores import PatchScores, RankedSite, SiteScores
 
 MOST_COLUMNS = 192

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
-from interp.plots.phrases import describe_patch
 from interp.plots.set_panels import add_members, add_pairs, add_path, add_top_pairs, add_top_sets
 from interp.plots.sheet import Sheet
+from interp.results.phrases import describe_patch
 from interp.results.sets import SetScores
 
 

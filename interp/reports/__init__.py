@@ -2,7 +2,6 @@
 
 from interp.reports.comparison import comparison_report as comparison_report
 from interp.reports.files import check_writable as check_writable
-from interp.reports.comparison import comparison_report as comparison_report
 from interp.reports.files import write_atomically as write_atomically
 from interp.reports.page import Section as Section
 from interp.reports.page import Table as Table

@@ -64,9 +64,9 @@ def write_report(
 ) -> Path:
     """Write ``sections`` as one HTML file that works offline, and return its path.
 
-    All text is escaped (but :attr:`Section.prepared`); plotly.js stands in the file once. The file is replaced as a whole, so a
-    failure leaves an older report as it was. Raises :class:`ExportError` when there are no sections,
-    the ending is not ``.html``, or the file cannot be written.
+    All text is escaped but :attr:`Section.prepared`; plotly.js stands in the file once. The file is
+    replaced as a whole, so a failure leaves an older report as it was. Raises :class:`ExportError`
+    when there are no sections, the ending is not ``.html``, or the file cannot be written.
     """
     path = check_html_path(path)
     if not sections:
@@ -155,7 +155,8 @@ def _table(table: Table) -> str:
         for row in table.rows
     ]
     body = "\n".join(f"<tr>{row}</tr>" for row in rows)
-    return f"<table>\n<thead>{above}<tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
+    kind = ' class="grouped"' if table.groups else ""
+    return f"<table{kind}>\n<thead>{above}<tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>"
 
 
 def _cell(cell: Cell) -> str:

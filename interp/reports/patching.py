@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from interp.errors import ExportError
-from interp.plots.phrases import capitalize, is_estimate, name_method, name_patch
-from interp.reports.page import Section, Table, write_report
+from interp.reports.page import Cell, Section, Table, write_report
 from interp.reports.sections import provenance_section, summary_section
 from interp.results import AblationCheck, MethodAgreement, PatchScores, Provenance
+from interp.results.phrases import capitalize, is_estimate, name_method, name_patch
 from interp.tasks import PromptPairs
 
 _WHAT_SCORES_MEAN = {
@@ -82,7 +82,7 @@ def _summary(scores: PatchScores, prompts: PromptPairs | None) -> Section:
     if is_estimate(made):
         done = (
             f"What putting {what} into the {base} run would do, one site at a time, was estimated by "
-            f"{name_method(made.method)}; no site was patched."
+            f"{name_method(made.method)}; no site was patched for it."
         )
     else:
         done = f"{capitalize(what)} were put into the {base} run, one site at a time."
@@ -94,7 +94,9 @@ def _top_sites(scores: PatchScores, k: int) -> Section:
     estimated = is_estimate(scores.provenance)
     metric = scores.provenance.metric or "metric"
     columns = ["place", "site", "recovered", "effect", f"{metric} after patching"]
-    rows = [(row.name, row.site, row.value, row.effect, row.raw) for row in scores.top(k)]
+    rows: list[tuple[Cell, ...]] = [
+        (row.name, row.site, row.value, row.effect, row.raw) for row in scores.top(k)
+    ]
     text = "Effect is how far the recovered score is from having done nothing; the largest come first."
     if any(site.magnitude is not None for site in scores.values()):
         columns.append("magnitude")

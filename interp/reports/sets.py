@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from interp.plots.phrases import capitalize, name_patch
 from interp.reports.page import Section, Table, write_report
 from interp.reports.sections import provenance_section, summary_section
 from interp.results import SetScores
+from interp.results.phrases import capitalize, name_patch
 from interp.tasks import PromptPairs
 
 _WHAT_SCORES_MEAN = {

@@ -21,6 +21,9 @@ section p { max-width: 86ch; margin: 0 0 12px; }
 table { border-collapse: collapse; font-size: 14px; margin: 0 0 14px; }
 th { background: var(--head); font-weight: 600; }
 th, td { padding: 5px 14px; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
+.grouped { font-size: 13px; }
+.grouped th, .grouped td { padding: 5px 6px; }
+.grouped td:first-child { white-space: nowrap; }
 .group { text-align: center; border-bottom: 0; border-left: 1px solid var(--line); }
 .prepared { margin: 0 0 14px; }
 .number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }

@@ -91,7 +91,9 @@ class MethodComparison(Record):
         if len(self.cases) == 1:
             return self.provenance
         models, tasks = (", ".join(dict.fromkeys(case[part] for case in self.cases)) for part in (0, 1))
-        only_one = dict.fromkeys(("family", "revision", "n_prompts", "seed", "backend_reason", "seconds"))
+        only_one = dict.fromkeys(
+            ("family", "revision", "n_prompts", "seed", "backend", "backend_reason", "seconds")
+        )
         return replace(self.provenance, model=models, task=tasks, **only_one)  # type: ignore[arg-type]
 
     def at(self, model: str, task: str, site: str, method: str) -> MethodRow | None:

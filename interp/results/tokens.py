@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -63,14 +64,14 @@ class TokenScores(Record):
         return self.values.nansum(1)
 
     def top(self, k: int = 10, prompt: int | None = None) -> list[tuple[str, int, int, float]]:
-        """The ``k`` largest contributions by size as (token, prompt, position, value)."""
+        """The ``k`` largest contributions by size as (token, prompt, position, value); NaN comes last."""
         rows = range(len(self)) if prompt is None else [prompt]
         found = [
             (visible_token(token), row, pos, float(self.values[row, pos]))
             for row in rows
             for pos, token in enumerate(self.tokens[row])
         ]
-        return sorted(found, key=lambda item: -abs(item[3]))[:k]
+        return sorted(found, key=lambda item: (math.isnan(item[3]), -abs(item[3])))[:k]
 
     def to_frame(self) -> pd.DataFrame:
         """One row a token: prompt, position, token, value."""

@@ -11,17 +11,23 @@ import torch
 from interp.results import (
     AblationCheck,
     AttentionPatterns,
+    Conservation,
     Estimate,
     HeadRole,
     HeadScores,
     LogitAttribution,
     LogitLens,
+    MaskingCheck,
     MethodAgreement,
+    MethodComparison,
+    MethodCost,
+    MethodRow,
     PatchScores,
     Provenance,
     SetScores,
     SiteScores,
     SubspaceReport,
+    TokenScores,
     TrainingHistory,
 )
 from interp.types import parse_site
@@ -229,6 +235,113 @@ def make_agreement() -> Callable[..., MethodAgreement]:
 
 
 @pytest.fixture(scope="session")
+def make_tokens() -> Callable[..., TokenScores]:
+    """Contributions of the tokens of prompts of so many tokens each; one in the first prompt is missing."""
+
+    def make(lengths: Sequence[int] = (12, 1, 40), hole: bool = True, **changes: Any) -> TokenScores:
+        generator = torch.Generator().manual_seed(11)
+        values = torch.randn(len(lengths), max(lengths) + 1, generator=generator)
+        for row, length in enumerate(lengths):
+            values[row, length:] = float("nan")
+        if hole:
+            values[0, 3] = float("nan")
+        known: dict[str, Any] = dict(
+            tokens=tuple(tokens(n) for n in lengths),
+            values=values,
+            metric=torch.linspace(-1.0, 4.0, len(lengths)),
+            run="clean",
+            provenance=provenance(method="relevance", direction=None, ablation="zero", backend=None),
+        )
+        return TokenScores(**known | changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_masking() -> Callable[..., MaskingCheck]:
+    """Masking checks; the ranking of the last share does not tell first from last."""
+
+    def make(
+        fractions: Sequence[float] = (0.1, 0.25, 0.5), prompts: int = 6, draws: int = 4, **changes: Any
+    ) -> MaskingCheck:
+        generator = torch.Generator().manual_seed(12)
+        n = len(fractions)
+        gaps = [Estimate(2.0 - i, 1.5 - i, 2.5 - i) for i in range(n)]
+        known: dict[str, Any] = dict(
+            what="tokens",
+            fractions=tuple(fractions),
+            most=torch.rand(n, prompts, generator=generator) + 2,
+            least=torch.rand(n, prompts, generator=generator),
+            random=torch.rand(n, draws, prompts, generator=generator) + 1,
+            gaps=tuple(gaps),
+            confidence=0.95,
+            provenance=provenance(method="relevance", direction="noise", ablation="zero"),
+        )
+        return MaskingCheck(**known | changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_conservation() -> Callable[..., Conservation]:
+    """An account that adds up to 3 but for ``gap`` at the first cut."""
+
+    def make(n_layers: int = 4, gap: float = 0.0, **changes: Any) -> Conservation:
+        generator = torch.Generator().manual_seed(13)
+        biases, attention = torch.randn(2, n_layers + 1, generator=generator).double()
+        relevance = 3.0 - biases + attention
+        relevance[0] += gap
+        known: dict[str, Any] = dict(
+            cuts=(*(f"resid_pre[{i}]" for i in range(n_layers)), f"resid_post[{n_layers - 1}]"),
+            relevance=relevance,
+            biases=biases,
+            attention=attention,
+            output=3.0,
+            provenance=provenance(method="relevance:relp", direction=None, backend=None),
+            run="clean",
+        )
+        return Conservation(**known | changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_comparison() -> Callable[..., MethodComparison]:
+    """Every method at every site of every case, with random agreement."""
+
+    def make(
+        cases: Sequence[tuple[str, str]] = (("mix<4>l & co", "ioi"),),
+        methods: Sequence[str] = ("attribution", "attribution*", "ig", "relevance"),
+        sites: Sequence[str] = ("resid_pre", "z"),
+        memory: bool = True,
+        **changes: Any,
+    ) -> MethodComparison:
+        generator = torch.Generator().manual_seed(14)
+
+        def estimate() -> Estimate:
+            value = 0.9 * float(torch.rand((), generator=generator))
+            return Estimate(value, value - 0.05, value + 0.1)
+
+        rows = tuple(
+            MethodRow(model, task, site, method, 16, estimate(), estimate(), estimate(), estimate())
+            for model, task in cases
+            for method in methods
+            for site in sites
+        )
+        costs = tuple(
+            MethodCost(model, task, method, 0.1 * (i + 1), (i + 1) * 2**20 if memory else None)
+            for model, task in cases
+            for i, method in enumerate(("exact", *methods))
+        )
+        known: dict[str, Any] = dict(
+            rows=rows, costs=costs, confidence=0.95, provenance=provenance(method="comparison")
+        )
+        return MethodComparison(**known | changes)
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def make_history() -> Callable[..., TrainingHistory]:
     def make(n: int = 50, held_out: bool = True) -> TrainingHistory:
         steps = torch.arange(1, n + 1) * 20
@@ -282,7 +395,8 @@ def make_path(make_sets) -> Callable[..., SetScores]:
 @pytest.fixture(scope="session")
 def gallery(
     make_site, make_scores, make_patterns, make_lens, make_attribution, make_roles, make_report,
-    make_ablation, make_agreement, make_history, make_sets, make_path,
+    make_ablation, make_agreement, make_history, make_sets, make_path, make_tokens, make_masking,
+    make_conservation, make_comparison,
 ) -> dict[str, Any]:  # fmt: skip
     """A record of every kind, in the sizes that break layouts."""
     stream = [make_site(name, ("layer", "pos"), (12, 40)) for name in ("resid_pre", "attn_out", "mlp_out")]
@@ -313,6 +427,9 @@ def gallery(
         ),
         "patching bars": make_scores(*axes, *singles),
         "patching nan": make_scores(hole),
+        "patching estimated": make_scores(
+            make_site("z", ("layer", "head"), (4, 4), magnitude=torch.rand(4, 4)), few[0], method="attribution*"
+        ),
         "patching equal": make_scores(make_site("z", ("layer", "head"), (3, 3), clean=1.0, corrupted=1.0)),
         "attention": make_patterns(),
         "attention many": make_patterns(12, 12, 40),
@@ -336,6 +453,24 @@ def gallery(
         "sets three": make_sets(12, 3, per_prompt=torch.zeros(220, 4)),
         "sets one": make_sets(9, sets=[list(range(9))]),
         "sets greedy": make_path(),
+        "tokens": make_tokens(),
+        "tokens long": make_tokens((130, 7), run="corrupted"),
+        "tokens one": make_tokens((1,), hole=False),
+        "tokens many": make_tokens((9,) * 20),
+        "masking": make_masking(),
+        "masking one share": make_masking((0.2,), prompts=1, draws=1, what="z@pos"),
+        "masking undefined": make_masking((0.3,), gaps=(Estimate(*[float("nan")] * 3),)),
+        "conservation": make_conservation(),
+        "conservation deep": make_conservation(48, gap=2.0),
+        "conservation nothing": make_conservation(
+            1, relevance=torch.zeros(2), biases=torch.zeros(2), attention=torch.zeros(2), output=0.0
+        ),
+        "comparison": make_comparison(),
+        "comparison many": make_comparison(
+            [(model, task) for model in ("mix<4>l & co", "a/b$c" * 9) for task in ("ioi", "<task>", "x" * 40)],
+            [*(f"relevance:{i}" for i in range(7)), "<b>$m$</b>"],
+        ),
+        "comparison one": make_comparison(methods=("ig",), sites=("z",), costs=()),
         "history": make_history(),
         "history plain": make_history(held_out=False),
     }

@@ -153,6 +153,32 @@ def test_agreement(tmp_path):
         )
 
 
+def test_agreement_summary_and_undefined_estimates(tmp_path):
+    undefined = Estimate(*[float("nan")] * 3)
+    assert str(undefined) == "undefined"
+    assert str(Estimate(-0.001, -0.004, 0.5)) == "0.00 [0.00, 0.50]"
+    made = MethodAgreement(
+        ("a", "b"),
+        torch.tensor([0.1, -0.2]),
+        torch.tensor([0.2, -0.1]),
+        undefined,
+        Estimate(0.5, -0.5, 0.75),
+        Estimate(1.0, 1.0, 1.0),
+        0.9,
+        Provenance(model="m", method="ig"),
+        top_overlap=Estimate(0.5, 0.25, 1.0),
+        k=20,
+        n_sites=168,
+    )
+    assert made.summary() == (
+        "Pearson undefined, Spearman 0.50 [-0.50, 0.75], sign agreement 1.00 [1.00, 1.00], "
+        "top-20 overlap 0.50 [0.25, 1.00] (90% bootstrap intervals, 2 sites checked of 168)"
+    )
+    read = MethodAgreement.load(made.save(tmp_path / "m"))
+    assert (read.top_overlap, read.k, read.n_sites) == (made.top_overlap, 20, 168)
+    assert read.summary() == made.summary()
+
+
 def test_history(tmp_path):
     held_out = {"loss": torch.tensor([3.0, float("nan")]), "IOI accuracy": torch.tensor([0.1, 0.9])}
     made = TrainingHistory(torch.tensor([1, 50]), torch.tensor([3.0, 1.0]), Provenance(model="m"), held_out)

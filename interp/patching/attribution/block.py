@@ -22,7 +22,7 @@ from interp.tasks.base import PromptPairs
 from interp.tasks.metrics import Metric
 from interp.types import PATTERN_COMPONENTS, Direction
 
-Sums = list[Float[Tensor, "layer head neurons where prompt"]]
+Sums = list[Float[Tensor, "_layer _head _neurons _where prompt"]]
 """Scores of every sweep's cells, laid out in the order of its axes, which may be fewer."""
 
 

@@ -165,7 +165,7 @@ def _run_path(
         edit = HookEdit(found.write, move(points, weights), found.stage)
         run = block.run_gradient((), _ignore, times=len(points), edits=(edit,), start=lambda value: None)
         scores = run.scores()
-        torch.autograd.grad(scores.sum(), leaves)
+        torch.autograd.grad(scores, leaves, torch.ones_like(scores))
         if points[-1] == 1.0:
             end = scores.detach()[-len(block.rows) :]
     return summed, end

@@ -138,7 +138,9 @@ class GradientRun:
         Returns the gradients of ``wanted``, ``None`` for what the scores do not depend on.
         """
         inputs = (*wanted, *self._leaves)
-        found = torch.autograd.grad(scores.sum(), inputs, retain_graph=again, allow_unused=True)
+        # the sum's gradient given, for the caller may have switched gradients off
+        ones = torch.ones_like(scores)
+        found = torch.autograd.grad(scores, inputs, ones, retain_graph=again, allow_unused=True)
         return list(found[: len(wanted)])
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from interp.patching.cells import Sweep
 from interp.types import HEAD_COMPONENTS, PATTERN_COMPONENTS
 
-Slab = Float[Tensor, "head neurons where prompt"]
+Slab = Float[Tensor, "_head _neurons where prompt"]
 """Scores of one sweep at one layer."""
 
 

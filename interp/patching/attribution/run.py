@@ -38,9 +38,9 @@ from interp.types import Ablation, Direction
 class Attributed:
     """Estimates of one call."""
 
-    scores: tuple[Float[Tensor, "cell prompt"], ...]
+    scores: tuple[Float[Tensor, "_cell prompt"], ...]
     """Of each sweep's cells: the metric of every prompt as it is estimated to be after patching."""
-    magnitudes: tuple[Float[Tensor, "*axes prompt"], ...] | None
+    magnitudes: tuple[Float[Tensor, "... prompt"], ...] | None
     """Of AtP*: how far the metric could move, in its units."""
     clean: Float[Tensor, " prompt"]
     corrupted: Float[Tensor, " prompt"]

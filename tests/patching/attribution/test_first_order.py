@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -25,7 +24,7 @@ from attribution_cases import (
 )
 from hypothesis import HealthCheck, given, settings
 from model_zoo import NAMES, make_bare, specimen
-from naive_attribution import NaiveAttribution, cells_of, place_of
+from naive_attribution import NaiveAttribution, cells_of
 from random_tasks import random_task
 from torch import Tensor
 
@@ -71,7 +70,7 @@ def test_every_component_of_every_family(case: Case) -> None:
     check_first_order(case)
 
 
-@settings(max_examples=60, suppress_health_check=list(HealthCheck))
+@settings(max_examples=90, suppress_health_check=list(HealthCheck))
 @given(cases())
 def test_any_sweep(case: Case) -> None:
     check_first_order(case)
@@ -156,7 +155,7 @@ def test_other_reference_prompts_and_other_partners() -> None:
         assert_near(found.per_prompt.reshape(expected.shape), expected, ablation)
     task = random_task([5] * 4, "right", [0] * 4, seed=9)
     seen = []
-    for seed in (0, 1):
+    for seed in (0, 3):
         options = {"ablation": "resample", "seed": seed}
         found = interp.patch(on.model, task, site, method="attribution", progress=False, **options)[str(site)]
         naive = NaiveAttribution(on, task, **options)
@@ -218,4 +217,3 @@ def test_what_a_user_has_set_stays_as_it_was() -> None:
     assert torch.equal(inside["z"].raw, outside["z"].raw)
     assert [p.requires_grad for p in model.module.parameters()] == before and len(set(before)) == 2
     assert all(parameter.grad is None for parameter in model.module.parameters())
-    assert replace(task, corrupted=task.clean) is not task and place_of(Site("embed")) == ("embed", 0)
