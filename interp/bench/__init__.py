@@ -1,7 +1,7 @@
 """Benchmarks: commands that measure this package against its peers, on speed and on agreement.
 
 One file a benchmark (:mod:`~interp.bench.sweep`, :mod:`~interp.bench.growth`,
-:mod:`~interp.bench.attribution`), each with a ``run_*``
+:mod:`~interp.bench.attribution`, :mod:`~interp.bench.methods`), each with a ``run_*``
 that gives a :class:`Report`; ``interp/cli/bench.py`` has one command for each. What they share:
 models and prompts (``cases``), the clock, the floor of operations (``flops``), the rows that are kept
 (``rows``) and where they were measured (``setting``). No figure is reported before the numbers agree.
@@ -12,6 +12,8 @@ from interp.bench.attribution import run_attribution as run_attribution
 from interp.bench.cases import parse_shape as parse_shape
 from interp.bench.growth import GrowthPlan as GrowthPlan
 from interp.bench.growth import run_growth as run_growth
+from interp.bench.methods import MethodsPlan as MethodsPlan
+from interp.bench.methods import run_methods as run_methods
 from interp.bench.report import Report as Report
 from interp.bench.report import Table as Table
 from interp.bench.rows import append_rows as append_rows

@@ -119,6 +119,27 @@ def run_attribution(
     _print_report(bench.run_attribution(plan, where, _say, keep), csv)
 
 
+@bench_app.command("methods")
+def run_methods(
+    quick: QuickOption = False,
+    csv: CsvOption = None,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = None,
+    device: DeviceOption = "cpu",
+) -> None:
+    """How well attribution, AtP*, integrated gradients and relevance agree with exact patching.
+
+    interp bench methods --quick --csv methods.csv
+    """
+    _share_cores(quick)
+    from interp import bench
+    from interp.bench.methods_report import MethodAgreementRow
+
+    plan = bench.MethodsPlan.quick(seed) if quick else bench.MethodsPlan(seed=seed)
+    where, keep = _prepare(device, csv, MethodAgreementRow)
+    _print_report(bench.run_methods(replace(plan, threads=threads), where, _say, keep), csv)
+
+
 def _share_cores(quick: bool) -> None:
     """Let threads sleep while they wait, which OpenMP reads when torch is loaded.
 

@@ -229,6 +229,9 @@ def make_agreement() -> Callable[..., MethodAgreement]:
             0.95,
             provenance(method="attribution"),
             tuple("top" if i < 10 else "random" for i in range(n)) if chosen else (),
+            top_overlap=Estimate(0.8, 0.6, 1.0),
+            k=10,
+            n_sites=168,
         )
 
     return make
@@ -428,7 +431,9 @@ def gallery(
         "patching bars": make_scores(*axes, *singles),
         "patching nan": make_scores(hole),
         "patching estimated": make_scores(
-            make_site("z", ("layer", "head"), (4, 4), magnitude=torch.rand(4, 4)), few[0], method="attribution*"
+            make_site("z", ("layer", "head"), (4, 4), magnitude=torch.rand(4, 4)),
+            few[0],
+            method="attribution*",
         ),
         "patching equal": make_scores(make_site("z", ("layer", "head"), (3, 3), clean=1.0, corrupted=1.0)),
         "attention": make_patterns(),
@@ -467,7 +472,11 @@ def gallery(
         ),
         "comparison": make_comparison(),
         "comparison many": make_comparison(
-            [(model, task) for model in ("mix<4>l & co", "a/b$c" * 9) for task in ("ioi", "<task>", "x" * 40)],
+            [
+                (model, task)
+                for model in ("mix<4>l & co", "a/b$c" * 9)
+                for task in ("ioi", "<task>", "x" * 40)
+            ],
             [*(f"relevance:{i}" for i in range(7)), "<b>$m$</b>"],
         ),
         "comparison one": make_comparison(methods=("ig",), sites=("z",), costs=()),

@@ -66,7 +66,8 @@ def test_agreement_scatter(make_agreement):
     figure = plot_agreement(made)
     line, top, random = figure.data
     assert list(line.x) == list(line.y) == list(figure.layout.xaxis.range) == list(figure.layout.yaxis.range)
-    assert (top.name, random.name) == ("top", "random")
+    names = ("the 10 that attribution patching ranks first", "20 of the others, at random")
+    assert (top.name, random.name) == names
     assert list(top.x) == pytest.approx(made.exact[:10].tolist())
     assert list(random.y) == pytest.approx(made.approximate[10:].tolist())
     assert top.hovertext[2] == "resid_pre L2 @ &lt;s&gt;"
@@ -76,7 +77,11 @@ def test_agreement_scatter(make_agreement):
     assert drawn.max() < high
     text = subtitle(figure)
     assert "Pearson 0.97 [0.95, 0.99]" in text
-    assert "sign agreement 0.93 [0.83, 1.00] (95% bootstrap intervals, 30 sites)" in text
+    assert "sign agreement 0.93 [0.83, 1.00], top-10 overlap 0.80 [0.60, 1.00]" in text
+    assert "(95% bootstrap intervals, 30 sites checked of 168)" in text
+    assert "denoise · attribution against exact patching (hooked) · " in text
+    assert figure.layout.title.text == "Attribution patching against exact patching"
+    assert figure.layout.yaxis.title.text == "effect estimated by attribution patching"
     panel = figure.layout
     width = (panel.xaxis.domain[1] - panel.xaxis.domain[0]) * panel.width
     assert width == pytest.approx((panel.yaxis.domain[1] - panel.yaxis.domain[0]) * panel.height)
@@ -87,6 +92,15 @@ def test_agreement_of_one_group(make_agreement):
     _, every = plot_agreement(made).data
     assert len(every.x) == 30
     assert every.showlegend is False
+
+
+def test_agreement_says_what_is_undefined(make_agreement):
+    made = make_agreement()
+    assert "undefined" not in subtitle(plot_agreement(made))
+    made.exact[3] = float("nan")
+    figure = plot_agreement(made)
+    assert "1 of 30 undefined and not drawn" in subtitle(figure)
+    assert np.isfinite(figure.layout.xaxis.range).all()
 
 
 def test_training_curves(make_history):

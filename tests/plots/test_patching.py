@@ -46,8 +46,59 @@ def test_title_and_subtitle(make_site, make_scores):
     subtitle = figure.layout.title.subtitle.text.replace("<br>", " ")
     assert "denoise · exact (hooked)" in subtitle
     assert "0 = corrupted (-0.4), 1 = clean (3.3)" in subtitle
-    other = plot_patching(make_scores(make_site("z", ("layer", "head"), (2, 2)), method="attribution"))
-    assert other.layout.title.text.startswith("Attribution patching of z")
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        ("attribution", "Attribution patching"),
+        ("attribution*", "AtP*"),
+        ("ig", "Integrated gradients over inputs"),
+        ("ig:activation", "Integrated gradients over activations"),
+        ("relevance", "Relevance patching (RelP)"),
+        ("relevance:relp-ah", "Relevance patching (relp-ah)"),
+    ],
+)
+def test_estimates_say_that_they_are(make_site, make_scores, method, name):
+    scores = make_scores(make_site("z", ("layer", "head"), (2, 2)), method=method, direction="noise")
+    figure = plot_patching(scores)
+    title = figure.layout.title.text.replace("<br>", " ")
+    assert title == f"{name} of z: estimated effect of patching corrupted activations into the clean run"
+    subtitle = figure.layout.title.subtitle.text.replace("<br>", " ")
+    assert f"every score is an estimate by {name[0].lower() if name != 'AtP*' else 'A'}{name[1:]}" in subtitle
+    assert method in subtitle
+    (heatmap,) = traces(figure, "heatmap")
+    assert "estimated recovered %{customdata[0]:.3f}" in heatmap.hovertemplate
+    assert figure.layout.annotations[1].text == "top 4, estimated"
+
+
+@pytest.mark.parametrize("method", ["exact", "path"])
+def test_what_was_run_is_no_estimate(make_site, make_scores, method):
+    figure = plot_patching(make_scores(make_site("z", ("layer", "head"), (2, 2)), method=method))
+    assert "estimate" not in figure.to_json()
+
+
+def test_other_replacements_are_named(make_site, make_scores):
+    figure = plot_patching(make_scores(make_site("z", ("layer", "head"), (2, 2)), ablation="zero"))
+    assert "zeros patched into the corrupted run" in figure.layout.title.text.replace("<br>", " ")
+
+
+def test_magnitudes_rank_and_are_shown_where_a_method_gives_them(make_site, make_scores):
+    sizes = torch.tensor([[0.1, 0.9, 0.2], [0.3, 0.4, float("nan")]])
+    site = make_site("z", ("head", "layer"), (3, 2), magnitude=sizes.T)
+    alone = make_site("mlp_out@END", ("layer",), (2,), magnitude=torch.tensor([0.25, 0.5]))
+    figure = plot_patching(make_scores(site, alone, method="attribution*"))
+    (heatmap,) = traces(figure, "heatmap")
+    np.testing.assert_allclose(np.asarray(heatmap.customdata, dtype=float)[..., 2], sizes)
+    assert "magnitude %{customdata[2]:.3f}" in heatmap.hovertemplate
+    (table,) = traces(figure, "table")
+    assert list(table.cells.values[0]) == ["L0H1", "L1H1", "L1H0", "L0H2", "L0H0", "L1H2"]
+    assert list(table.cells.values[3]) == ["0.900", "0.400", "0.300", "0.200", "0.100", "nan"]
+    (bar,) = traces(figure, "bar")
+    assert "magnitude 0.500" in bar.hovertext[1]
+    assert "ranked by magnitude" in figure.layout.title.subtitle.text.replace("<br>", " ")
+    plain = plot_patching(make_scores(make_site("z", ("layer", "head"), (2, 3)), method="attribution"))
+    assert "magnitude" not in plain.to_json()
 
 
 def test_layer_0_is_at_the_bottom_and_tokens_name_the_columns(make_site, make_scores):

@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from interp.plots.scales import BLUE, RED, sequential_scale, sign_colors, signed_scale
+from interp.plots.scales import (
+    BLUE,
+    RED,
+    WHITE,
+    blend_sign,
+    readable_ink,
+    sequential_scale,
+    sign_colors,
+    signed_scale,
+)
 
 
 def test_signed_limits_are_the_largest_magnitude_of_all():
@@ -32,3 +41,17 @@ def test_limits_of_nothing_still_differ(values):
 
 def test_signs():
     assert sign_colors([1.0, -0.1, 0.0]) == [BLUE, RED, BLUE]
+
+
+def test_blends_run_from_red_through_white_to_blue():
+    shares = [-7.0, -1.0, -0.5, 0.0, 0.5, 1.0, 7.0]
+    colors = [tuple(int(p) for p in blend_sign(share)[4:-1].split(",")) for share in shares]
+    assert [blend_sign(share) for share in (-7.0, -1.0, 0.0, 1.0, 7.0)] == [RED, RED, WHITE, BLUE, BLUE]
+    assert colors[2] == pytest.approx(((178 + 255) / 2, (24 + 255) / 2, (43 + 255) / 2), abs=0.51)
+    assert colors[4] == pytest.approx(((33 + 255) / 2, (102 + 255) / 2, (172 + 255) / 2), abs=0.51)
+
+
+def test_ink_is_dark_on_light_and_light_on_dark():
+    light = ("rgb(255,255,255)", "rgb(255,255,0)", "rgb(190,190,190)", blend_sign(0.4), blend_sign(-0.4))
+    assert {readable_ink(color) for color in light} == {"rgb(0,0,0)"}
+    assert {readable_ink(color) for color in ("rgb(0,0,0)", "rgb(0,0,120)", RED, BLUE)} == {WHITE}

@@ -79,3 +79,30 @@ def test_a_row_takes_as_many_panels_as_fit():
     sheet.finish("t", "s")
     assert [p.y0 == placed[0].y0 for p in placed] == [True, True, True, False]
     assert placed[3].x0 == placed[0].x0
+
+
+def test_a_legend_stands_beside_the_panels_it_belongs_to():
+    sheet = Sheet()
+    panel = sheet.add_panel("a", 300, 100, left=50, right=16)
+    sheet.add_legend(("one", "another name"))
+    sheet.start_band()
+    below = sheet.add_panel("b", 300, 100)
+    figure = sheet.finish("t", "s")
+    legend = figure.layout.legend
+    assert legend.x * figure.layout.width >= panel.x0 + panel.width + panel.right
+    assert abs((1 - legend.y) * figure.layout.height - panel.y0) < 1e-6
+    assert "xaxis3" not in figure.layout
+    assert below.number == 2
+
+
+def test_a_long_legend_makes_room_for_itself():
+    sheet = Sheet()
+    sheet.add_panel("a", 300, 30)
+    sheet.add_legend([str(i) for i in range(30)])
+    sheet.start_band()
+    below = sheet.add_panel("b", 300, 100)
+    sheet.add_legend(["only"], "legend2")
+    figure = sheet.finish("t", "s")
+    bottom = (1 - figure.layout.legend.y) * figure.layout.height + 30 * 20
+    assert below.y0 - below.top >= bottom - 1e-6
+    assert figure.layout.legend2.y != figure.layout.legend.y

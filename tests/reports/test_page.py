@@ -44,6 +44,39 @@ def test_text_is_escaped_everywhere(tmp_path):
     assert page.headings == [NASTY]
 
 
+def test_prepared_html_stands_as_it_is_between_text_and_tables(tmp_path):
+    section = Section(
+        "One",
+        ("text & more",),
+        (Table(("a",), (("cell",),)),),
+        prepared=("<b>one</b>", '<i title="&lt;">two</i>'),
+    )
+    text = write_report(tmp_path / "r.html", "T", [section]).read_text(encoding="utf-8")
+    places = [
+        text.index(part)
+        for part in (
+            "<p>text &amp; more</p>",
+            '<div class="prepared"><b>one</b></div>',
+            '<div class="prepared"><i title="&lt;">two</i></div>',
+            "<table>",
+        )
+    ]
+    assert places == sorted(places)
+
+
+def test_groups_stand_above_their_columns(tmp_path):
+    table = Table(("a", "b", "c"), (("x", 1, 2),), groups=(("", 1), ("<both>", 2)))
+    text = write_report(tmp_path / "r.html", "T", [Section("One", tables=(table,))]).read_text(
+        encoding="utf-8"
+    )
+    assert '<table class="grouped">' in text
+    assert (
+        '<tr><th class="group" colspan="1"></th><th class="group" colspan="2">&lt;both&gt;</th></tr>' in text
+    )
+    with pytest.raises(ExportError, match="span 2 of its columns; expected all"):
+        Table(("a", "b", "c"), (), groups=(("z", 2),))
+
+
 def test_without_figures_plotly_is_left_out(tmp_path):
     path = write_report(tmp_path / "r.html", "T", [Section("One", ("text",))])
     assert path.stat().st_size < 10_000
