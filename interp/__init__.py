@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from interp.patching import verify_scores as verify_scores
     from interp.results import PatchScores as PatchScores
     from interp.results import SetScores as SetScores
+    from interp.results import TokenScores as TokenScores
     from interp.types import Site as Site
     from interp.types import parse_site as parse_site
     from interp.types import parse_sites as parse_sites
@@ -125,7 +126,7 @@ _EXPORTS = {
         "search_sets",
         "verify_scores",
     ),
-    "interp.results": ("PatchScores", "SetScores"),
+    "interp.results": ("PatchScores", "SetScores", "TokenScores"),
     "interp.types": ("Site", "parse_site", "parse_sites"),
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}

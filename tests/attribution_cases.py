@@ -24,7 +24,11 @@ DIRECTIONS = ("denoise", "noise")
 METRICS = ("logit_diff", "kl", "prob_diff", "loss", "logit_diff@S")
 PLACES = ("", "@pos", "@all", "@-1", "@1:3", "@S", "@S,END")
 NEURONS = ("", ".n*", ".n3,5")
-LAYOUTS: tuple[tuple[str, tuple[int, ...]], ...] = (("right", (6, 6, 6)), ("left", (4, 7, 5)), ("right", (5, 7, 4)))
+LAYOUTS: tuple[tuple[str, tuple[int, ...]], ...] = (
+    ("right", (6, 6, 6)),
+    ("left", (4, 7, 5)),
+    ("right", (5, 7, 4)),
+)
 SPAN = torch.randn(2, 64, generator=torch.Generator().manual_seed(8))
 
 TOLERANCE = 5e-5
@@ -86,34 +90,21 @@ def width_of(component: str, model: Model, n_pos: int) -> int:
     return n_pos if axis == "src_pos" else getattr(model.traits, axis)
 
 
-def fixed_cases(names: Sequence[str] = NAMES, only: Sequence[str] | None = None) -> list[Case]:
-    """Every component of every kind of model in each layout, with all else in turn."""
-    found = []
-    for i, name in enumerate(names):
-        model = specimen(name).model
-        for k, (side, lengths) in enumerate(LAYOUTS):
-            choices = [a for a in ABLATIONS if a != "resample" or len(set(lengths)) == 1]
-            ablation = choices[(i + 2 * k) % len(choices)]
-            sites = []
-            for j, component in enumerate(model.components):
-                neurons = NEURONS[(i + j + k) % 3] if component in NEURON_COMPONENTS else ""
-                text = f"{component}{neurons}{PLACES[(i + 2 * j + 3 * k) % len(PLACES)]}"
-                if fits(component, ablation, len(set(lengths)) > 1) and component in (only or model.components):
-                    sites.append(parse_site(text))
-            found.append(
-                Case(
-                    name,
-                    lengths,
-                    side,
-                    (0, 2, 1),
-                    3 + i,
-                    ablation,
-                    DIRECTIONS[(i + k) % 2],
-                    METRICS[(i + 3 * k) % len(METRICS)],
-                    tuple(sites),
-                )
-            )
-    return found
+def fixed_case(name: str, layout: int, only: Sequence[str] | None = None) -> Case:
+    """Every component (or ``only`` some) of one kind of model in one layout, with all else in turn."""
+    i, k, model = NAMES.index(name), layout, specimen(name).model
+    side, lengths = LAYOUTS[layout]
+    padded = len(set(lengths)) > 1
+    choices = [ablation for ablation in ABLATIONS if ablation != "resample" or not padded]
+    ablation = choices[(i + 2 * k) % len(choices)]
+    sites = []
+    for j, component in enumerate(model.components):
+        neurons = NEURONS[(i + j + k) % len(NEURONS)] if component in NEURON_COMPONENTS else ""
+        place = PLACES[(i + 2 * j + 3 * k) % len(PLACES)]
+        if fits(component, ablation, padded) and component in (only or model.components):
+            sites.append(parse_site(f"{component}{neurons}{place}"))
+    direction, metric = DIRECTIONS[(i + k) % 2], METRICS[(i + 3 * k) % len(METRICS)]
+    return Case(name, lengths, side, (0, 2, 1), 3 + i, ablation, direction, metric, tuple(sites))
 
 
 @st.composite

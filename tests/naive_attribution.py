@@ -223,7 +223,9 @@ class NaiveAttribution:
     def star(self, cells: Sequence[Site], qk_fix: bool = True) -> tuple[Tensor, Tensor]:
         """AtP*: effects with the softmax taken exactly, and magnitudes by GradDrop, both [cell, prompt]."""
         n_layers = self.on.model.traits.n_layers
-        moves = [self._through_softmax(cell) if qk_fix else (place_of(cell), self.change(cell)) for cell in cells]
+        moves = [
+            self._through_softmax(cell) if qk_fix else (place_of(cell), self.change(cell)) for cell in cells
+        ]
         places = sorted({place for place, _ in moves})
 
         def effects(dropped: int | None) -> Tensor:
@@ -264,11 +266,14 @@ class NaiveAttribution:
     def along_activation(self, cells: Sequence[Site], points: Sequence[tuple[float, float]]) -> Tensor:
         """Integrated gradients along each layer's own activation, [cell, prompt]."""
         total = torch.zeros(len(cells), len(self.task), dtype=torch.float64)
-        for where, weight in points:
-            for i, cell in enumerate(cells):
-                place = place_of(cell)
-                neurons = None if cell.subspace is None else cell.neurons
-                whole = Site(cell.component, cell.layer, neurons=neurons, subspace=cell.subspace)
-                gradients = self.gradients([place], {place: where * self.change(whole)})
-                total[i] += weight * (self.change(cell) * gradients[place]).flatten(1).sum(1)
+        means: dict[Site, Tensor] = {}
+        for i, cell in enumerate(cells):
+            neurons = None if cell.subspace is None else cell.neurons
+            whole = Site(cell.component, cell.layer, neurons=neurons, subspace=cell.subspace)
+            place = place_of(cell)
+            if whole not in means:
+                way = self.change(whole)
+                along = [self.gradients([place], {place: where * way})[place] for where, _ in points]
+                means[whole] = sum(w * g for (_, w), g in zip(points, along, strict=True))  # type: ignore[assignment]
+            total[i] = (self.change(cell) * means[whole]).flatten(1).sum(1)
         return total

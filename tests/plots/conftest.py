@@ -269,7 +269,7 @@ def make_masking() -> Callable[..., MaskingCheck]:
     ) -> MaskingCheck:
         generator = torch.Generator().manual_seed(12)
         n = len(fractions)
-        gaps = [Estimate(2.0 - i, 1.5 - i, 2.5 - i) for i in range(n)]
+        gaps = [Estimate(2.0 - i, 1.5 - i, 2.75 - i) for i in range(n)]
         known: dict[str, Any] = dict(
             what="tokens",
             fractions=tuple(fractions),

@@ -60,10 +60,10 @@ def test_gaps_have_their_intervals_and_are_hollow_where_nothing_was_shown(make_m
     check = make_masking()
     gaps = plot_masking(check).data[-1]
     assert list(gaps.y) == [2.0, 1.0, 0.0]
-    assert list(gaps.error_y.array) == list(gaps.error_y.arrayminus) == [0.5] * 3
+    assert (list(gaps.error_y.array), list(gaps.error_y.arrayminus)) == ([0.75] * 3, [0.5] * 3)
     assert list(gaps.marker.color)[2] == "white"
     assert "white" not in list(gaps.marker.color)[:2]
-    assert gaps.hovertext[2] == "<b>50% masked</b><br>first minus last 0.00 [-0.50, 0.50]<br>not told apart"
+    assert gaps.hovertext[2] == "<b>50% masked</b><br>first minus last 0.00 [-0.50, 0.75]<br>not told apart"
     assert "hollow" in subtitle(plot_masking(check))
     assert "hollow" not in subtitle(plot_masking(make_masking((0.1,))))
 

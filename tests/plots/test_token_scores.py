@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from interp.errors import RecordError
@@ -17,6 +17,9 @@ from interp.plots import plot_tokens, token_html
 from interp.plots.scales import BLUE, RED, blend_sign, largest_magnitude
 from interp.results import Provenance, TokenScores
 from interp.results.token_text import visible_token
+
+
+WORDS = st.text(max_size=12) | st.text(alphabet="<>&\"'/=ab $\n", max_size=12)
 
 
 class Text(HTMLParser):
@@ -178,7 +181,8 @@ def test_notebooks_do_not_set_it_as_mathematics(make_tokens):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.text(max_size=12), min_size=1, max_size=6), st.text(max_size=12), st.text(max_size=12))
+@given(st.lists(WORDS, min_size=1, max_size=6), WORDS, WORDS)
+@example(['"><i x="'], '<i class="x">', "<script>")
 def test_no_text_becomes_markup(tokens, metric, model):
     """Tags and attributes are ours alone, and the tokens read back, whatever they hold."""
     scores = TokenScores(

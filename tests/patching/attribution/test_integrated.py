@@ -13,7 +13,7 @@ from attribution_cases import SPAN, Case, assert_near, assert_scores, cases
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model_zoo import specimen
-from naive_attribution import NaiveAttribution, cells_of
+from naive_attribution import NaiveAttribution
 from random_tasks import random_task
 from torch import Tensor
 
@@ -161,7 +161,9 @@ def saturating_toy() -> tuple[Any, PromptPairs]:
     wiring.embed(1, number=1.0)
     wiring.unembed(1, number=12.0)
     answers, wrong = torch.tensor([1]), torch.tensor([0])
-    return interp.load_model(wiring.model), PromptPairs(torch.tensor([[1]]), torch.tensor([[0]]), answers, wrong)
+    return interp.load_model(wiring.model), PromptPairs(
+        torch.tensor([[1]]), torch.tensor([[0]]), answers, wrong
+    )
 
 
 def test_a_left_sum_is_far_off_where_ours_is_not() -> None:
