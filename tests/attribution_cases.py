@@ -91,7 +91,7 @@ def width_of(component: str, model: Model, n_pos: int) -> int:
 
 
 def fixed_case(name: str, layout: int, only: Sequence[str] | None = None) -> Case:
-    """Every component (or ``only`` some) of one kind of model in one layout, with all else in turn."""
+    """Components (or ``only`` some) of one kind of model in one layout, with all else in turn."""
     i, k, model = NAMES.index(name), layout, specimen(name).model
     side, lengths = LAYOUTS[layout]
     padded = len(set(lengths)) > 1
@@ -101,7 +101,9 @@ def fixed_case(name: str, layout: int, only: Sequence[str] | None = None) -> Cas
     for j, component in enumerate(model.components):
         neurons = NEURONS[(i + j + k) % len(NEURONS)] if component in NEURON_COMPONENTS else ""
         place = PLACES[(i + 2 * j + 3 * k) % len(PLACES)]
-        if fits(component, ablation, padded) and component in (only or model.components):
+        # half of them where prompts are padded, the other half where they are padded on the other side
+        chosen = layout == 0 or (j + k) % 2 == 0 or only is not None
+        if chosen and fits(component, ablation, padded) and component in (only or model.components):
             sites.append(parse_site(f"{component}{neurons}{place}"))
     direction, metric = DIRECTIONS[(i + k) % 2], METRICS[(i + 3 * k) % len(METRICS)]
     return Case(name, lengths, side, (0, 2, 1), 3 + i, ablation, direction, metric, tuple(sites))

@@ -18,7 +18,6 @@ from interp.plots.scales import BLUE, RED, blend_sign, largest_magnitude
 from interp.results import Provenance, TokenScores
 from interp.results.token_text import visible_token
 
-
 WORDS = st.text(max_size=12) | st.text(alphabet="<>&\"'/=ab $\n", max_size=12)
 
 
