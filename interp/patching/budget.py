@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 import torch
 
 from interp.errors import PatchError
 from interp.models.model import Model
+from interp.types import COMPONENT_AXES
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -33,6 +35,31 @@ def bytes_under_autograd(model: Model, n_pos: int, n_kept: int) -> int:
     wide = 12 * t.d_model + 6 * t.n_heads * t.d_head + 5 * t.d_mlp
     a_layer = n_pos * (wide + 5 * t.n_heads * n_pos)
     return (t.n_layers * a_layer + 4 * n_kept * t.d_vocab) * max(4, model.dtype.itemsize)
+
+
+def bytes_of_changes(model: Model, nodes: Iterable[tuple[str, int]], n_pos: int) -> int:
+    """Memory of one prompt's changes at these nodes (component, layer)."""
+    t = model.traits
+    sizes = {
+        "d_model": t.d_model,
+        "d_mlp": t.d_mlp,
+        "d_head": t.d_head,
+        "head": t.n_heads,
+        "kv_head": t.n_kv_heads,
+    }
+    sizes |= {"batch": 1} | dict.fromkeys(("pos", "dest_pos", "src_pos"), n_pos)
+    total = 0
+    for component, _ in nodes:
+        # a head's result is kept as its z
+        axes = COMPONENT_AXES["z" if component == "result" else component]
+        total += math.prod(sizes[axis] for axis in axes)
+    return total * max(4, model.dtype.itemsize)
+
+
+def bytes_of_softmax_fix(model: Model, n_pos: int) -> int:
+    """Memory of one prompt's attention of one layer as AtP* recomputes it, in fp64."""
+    t = model.traits
+    return 8 * (8 * t.n_heads * n_pos * n_pos + 2 * (t.n_heads + t.n_kv_heads) * n_pos * t.d_head)
 
 
 def empty_device_cache() -> None:

@@ -61,6 +61,13 @@ def compare_methods(
             "compare_methods needs at least one approximate method, and compares each with exact patching itself; "
             f"got {[str(method) for method, _ in chosen]}."
         )
+    labels = [found.label for _, found in chosen if found is not None]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise PatchError(
+            f"two methods have the same name, {', '.join(twice)}, and cannot be told apart; compare them in two calls, "
+            "or give rules of your own a name."
+        )
     cases = _cases(model, tasks)
     places = parse_sites(sites)
     options = {"direction": direction, "ablation": ablation, "metric": metric, "seed": seed}

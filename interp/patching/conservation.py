@@ -95,6 +95,7 @@ def check_conservation(
         biases=torch.tensor(after, dtype=torch.float64),
         attention=torch.tensor(attention, dtype=torch.float64),
         output=output / n,
+        run=run,
         provenance=make_provenance(
             model,
             task,

@@ -12,6 +12,7 @@ from torch import Tensor
 from interp.errors import PatchError
 from interp.models.model import Model
 from interp.patching.agreement import measure_agreement
+from interp.patching.attribution.run import WITHIN
 from interp.patching.budget import DEFAULT_BUDGET
 from interp.patching.cells import Sweep, plan_sweep
 from interp.patching.prepared import prepare
@@ -54,6 +55,12 @@ def verify_scores(
     and for sites in a subspace, which a file does not hold.
     """
     made = scores.provenance
+    within = [note for note in made.notes if note.startswith(WITHIN)]
+    if within:
+        raise PatchError(
+            f"these scores are {within[0]}; that subspace is not part of the record. Use scores.verify() on the "
+            "scores as interp.patch returned them."
+        )
     found = metric if metric is not None else made.metric
     sweeps = []
     for key in scores:

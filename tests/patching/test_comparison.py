@@ -57,5 +57,7 @@ def test_wrong_choices(task):
         interp.compare_methods(model, task, methods=("exact",))
     with pytest.raises(PatchError, match="pairs of a model and a task"):
         interp.compare_methods(None, task)
+    with pytest.raises(PatchError, match="same name, ig"):
+        interp.compare_methods(model, task, methods=("ig", interp.IntegratedGradients(steps=3)))
     with pytest.raises(PatchError, match="did you mean"):
         interp.compare_methods(model, task, methods=("relevanc",))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,14 +25,25 @@ from interp.patching.attribution.methods import (
     Relevance,
     rule_summary,
 )
+from interp.patching.attribution.nodes import Node
 from interp.patching.attribution.source import Source
-from interp.patching.attribution.star import run_star
-from interp.patching.budget import bytes_under_autograd, check_budget, halve_on_out_of_memory
+from interp.patching.attribution.star import FIXED, run_star
+from interp.patching.budget import (
+    bytes_of_changes,
+    bytes_of_softmax_fix,
+    bytes_under_autograd,
+    check_budget,
+    halve_on_out_of_memory,
+)
 from interp.patching.cells import Sweep
 from interp.patching.readout import Readout
 from interp.tasks.base import PromptPairs
 from interp.tasks.metrics import Metric
 from interp.types import Ablation, Direction
+
+
+WITHIN = "restricted to a subspace: "
+"""Begins the note that names such sites, whose spelling does not tell."""
 
 
 @dataclass(frozen=True)
@@ -78,21 +90,36 @@ def attribute(
     if isinstance(method, IntegratedGradients) and method.over == "inputs":
         nodes.add(("embed", 0))
     source = Source(model, task, nodes, direction, ablation, reference, seed)
-    per_row = bytes_under_autograd(model, task.clean.shape[1], len(Readout(task, metric).columns))
-    rows = max(1, memory_budget // per_row)
+    a_row = bytes_under_autograd(model, task.clean.shape[1], len(Readout(task, metric).columns))
+    a_prompt = _bytes_beside_a_row(model, task, sweeps, nodes, method)
+    n_prompts = max(1, memory_budget // (a_row + a_prompt))
     parts: list[Found] = []
 
     def run_block(chosen: Tensor) -> Found:
+        rows = (memory_budget - len(chosen) * a_prompt) // a_row
         return _run(Block(model, task, sweeps, source, metric, direction, chosen), method, rows)
 
     with tqdm(total=len(task), desc=method.label, unit="prompt", disable=not progress) as bar:
-        blocks = halve_on_out_of_memory(range(len(task)), len(task) if metric.whole_batch else rows)
+        blocks = halve_on_out_of_memory(range(len(task)), len(task) if metric.whole_batch else n_prompts)
         for chosen in blocks:
             found = blocks.attempt(partial(run_block, torch.tensor(chosen)))
             if found is not None:
                 parts.append(found)
                 bar.update(len(chosen))
     return _join(parts, sweeps, method, direction)
+
+
+def _bytes_beside_a_row(
+    model: Model, task: PromptPairs, sweeps: Sequence[Sweep], nodes: Collection[Node], method: Method
+) -> int:
+    """What a prompt holds beside its forward: changes, scores, and attention that is computed again."""
+    n_pos = task.clean.shape[1]
+    cells = sum(math.prod((len(s.layers), len(s.heads), len(s.neurons), len(s.wheres))) for s in sweeps)
+    held = bytes_of_changes(model, nodes, n_pos)
+    if not isinstance(method, AttributionStar):
+        return held + 4 * cells
+    fixed = {layer for name, layer in nodes if name in FIXED} if method.qk_fix else ()
+    return held + 12 * cells + len(fixed) * bytes_of_softmax_fix(model, n_pos)
 
 
 def _run(block: Block, method: Method, rows: int) -> Found:
@@ -118,7 +145,9 @@ def _join(
         ]
         magnitudes = tuple(m.view(*s.shape, -1).cpu() for m, s in zip(joined, sweeps, strict=True))
     clean, corrupted = (source, base) if direction == "denoise" else (base, source)
-    return Attributed(scores, magnitudes, clean.cpu(), corrupted.cpu(), _notes(parts, method))
+    within = [str(sweep.site) for sweep in sweeps if sweep.site.subspace is not None]
+    notes = (*([WITHIN + ", ".join(within)] if within else []), *_notes(parts, method))
+    return Attributed(scores, magnitudes, clean.cpu(), corrupted.cpu(), notes)
 
 
 def _notes(parts: Sequence[Found], method: Method) -> tuple[str, ...]:

@@ -16,7 +16,8 @@ from interp.patching.attribution.methods import AttributionStar
 from interp.patching.attribution.nodes import Node
 from interp.patching.attribution.softmax import SoftmaxFix
 
-_FIXED = ("q", "k", "attn_scores")
+FIXED = ("q", "k", "attn_scores")
+"""Where the QK fix acts."""
 _WITHOUT_LAYER = ("embed", "resid_pre", "resid_mid", "resid_post")
 _BETWEEN = 1
 """After whoever listens to an output itself, before whoever listens to the stream that it is added to."""
@@ -48,7 +49,7 @@ class _Star:
         self.block = block
         self.method = method
         self.dropped: int | None = None
-        fixed = {node for node in block.nodes if node[0] in _FIXED} if method.qk_fix else set()
+        fixed = {node for node in block.nodes if node[0] in FIXED} if method.qk_fix else set()
         self.fixed_layers = {layer for _, layer in fixed}
         self.plain = [node for node in block.nodes if node not in fixed]
         self.changes: dict[Node, Tensor] = {}
@@ -64,7 +65,7 @@ class _Star:
         def take_value(node: Node, value: Tensor) -> None:
             if node in block.parts:
                 self.changes[node] = replaced.take_change(node, value)
-            if node[1] in self.fixed_layers and node[0] in _FIXED:
+            if node[1] in self.fixed_layers and node[0] in FIXED:
                 self.values[node] = value
 
         nodes = tuple(dict.fromkeys((*block.nodes, *extra)))

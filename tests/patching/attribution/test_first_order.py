@@ -86,7 +86,8 @@ def difference(task: PromptPairs, logits: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize(
-    ("name", "direction"), [("gpt2", "denoise"), ("gpt_neox", "noise"), ("gated", "denoise"), ("no_norm", "noise")]
+    ("name", "direction"),
+    [("gpt2", "denoise"), ("gpt_neox", "noise"), ("gated", "denoise"), ("no_norm", "noise")],
 )
 def test_the_slope_of_an_intervention_in_double_precision(name: str, direction: Any) -> None:
     model = interp.load_model(make_bare(name).double())
