@@ -101,8 +101,8 @@ def fixed_case(name: str, layout: int, only: Sequence[str] | None = None) -> Cas
     for j, component in enumerate(model.components):
         neurons = NEURONS[(i + j + k) % len(NEURONS)] if component in NEURON_COMPONENTS else ""
         place = PLACES[(i + 2 * j + 3 * k) % len(PLACES)]
-        # half of them where prompts are padded, the other half where they are padded on the other side
-        chosen = layout == 0 or (j + k) % 2 == 0 or only is not None
+        # some of them where prompts are padded, the others where they are padded on the other side
+        chosen = layout == 0 or (j + k) % 2 == 0 or component in PATTERN_COMPONENTS or only is not None
         if chosen and fits(component, ablation, padded) and component in (only or model.components):
             sites.append(parse_site(f"{component}{neurons}{place}"))
     direction, metric = DIRECTIONS[(i + k) % 2], METRICS[(i + 3 * k) % len(METRICS)]

@@ -126,26 +126,24 @@ class NaiveAttribution:
 
     def change(self, cell: Site) -> Tensor:
         """By how much one cell's replacement moves the activation that it is a part of."""
-        place = place_of(cell)
+        place, pattern = place_of(cell), cell.component in PATTERN_COMPONENTS
         if place not in self._moves:
             self._moves[place] = self.replacing(place) - self.base[place]
-        whole = self._moves[place]
-        part = torch.zeros_like(whole)
+        whole = self._moves[place].transpose(1, 2) if pattern else self._moves[place]
         neurons = slice(None) if not cell.neurons else list(cell.neurons)
-        head = slice(None) if cell.head is None else cell.head
-        n = self.prompts.tokens.shape[1]
-        for row, column, _ in spots_of(cell, self.prompts, self.task.labels, n):
-            pattern = cell.component in PATTERN_COMPONENTS
-            at = (row, head, column) if pattern else (row, column, head)
-            at = at[:2] if not pattern and whole.ndim == 3 else at
-            delta = whole[at][..., neurons]
-            if cell.subspace is not None:
-                basis = cell.subspace.double()
-                delta = (delta @ basis.T) @ basis
-            target = part[at]
-            target[..., neurons] = delta
-            part[at] = target
-        return part
+        moved = torch.zeros_like(whole)
+        moved[..., neurons] = whole[..., neurons]
+        if cell.subspace is not None:
+            basis = cell.subspace.double()
+            moved[..., neurons] = (moved[..., neurons] @ basis.T) @ basis
+        spots = torch.zeros(whole.shape[:2], dtype=torch.bool)
+        for row, column, _ in spots_of(cell, self.prompts, self.task.labels, whole.shape[1]):
+            spots[row, column] = True
+        moved[~spots] = 0
+        if cell.head is not None:
+            others = [head for head in range(whole.shape[2]) if head != cell.head]
+            moved[:, :, others] = 0
+        return moved.transpose(1, 2) if pattern else moved
 
     def score(self, logits: Tensor) -> Tensor:
         """The metric of every prompt; a function that gives one number gives it to all."""

@@ -39,7 +39,8 @@ def relevance_rules(model: Model, rules: str | RelevanceRules = "relp") -> Itera
         relevance = (cache["resid_pre"] * cache.grads["resid_pre"]).sum(-1)
 
     Raises :class:`RuleError` for rules that do not fit the model (an operation no rule covers, an
-    activation whose form is not known), and on leaving the block for a rule that did not act in a
+    activation whose form is not known), in the first forward for an operation that computes something
+    else than the model's config says, and on leaving the block for a rule that did not act in a
     forward of the whole model.
     """
     chosen = resolve_rules(rules)

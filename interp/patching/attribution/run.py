@@ -41,7 +41,6 @@ from interp.tasks.base import PromptPairs
 from interp.tasks.metrics import Metric
 from interp.types import Ablation, Direction
 
-
 WITHIN = "restricted to a subspace: "
 """Begins the note that names such sites, whose spelling does not tell."""
 

@@ -244,30 +244,46 @@ def test_an_error_caught_inside_changes_no_coefficient(kind: Specimen):
         assert equal(gradients(model, prompts), expected)
 
 
-def test_activations_of_a_failed_forward_are_let_go_of(gpt2: Specimen, tokens: Tensor):
-    """What entered an activation function waits for its result, which never comes."""
+@pytest.fixture
+def entering(gpt2: Specimen) -> Iterator[list[weakref.ref[Tensor]]]:
+    """What entered the last activation function in each forward, as long as it lives; no cycle is collected."""
     seen: list[weakref.ref[Tensor]] = []
+    point = gpt2.model.hook_points["blocks.1.mlp.in.hook_out"]
+    handle = point.register_forward_hook(lambda module, inputs, output: seen.append(weakref.ref(output)))
+    gc.collect()
+    gc.disable()
+    yield seen
+    gc.enable()
+    handle.remove()
+
+
+def test_activations_of_a_failed_forward_are_let_go_of(
+    gpt2: Specimen, tokens: Tensor, entering: list[weakref.ref[Tensor]]
+):
+    """What entered waits for its result, which never comes."""
 
     def stop(module: Any, inputs: tuple[Tensor, ...]) -> None:
         raise ValueError("stop")
 
-    points = gpt2.model.hook_points
-    handles = [
-        points["blocks.1.mlp.in.hook_out"].register_forward_hook(
-            lambda m, i, out: seen.append(weakref.ref(out))
-        ),
-        points["blocks.1.mlp.out.hook_in"].register_forward_pre_hook(stop),
-    ]
-    gc.collect()
-    gc.disable()
+    handle = gpt2.model.hook_points["blocks.1.mlp.out.hook_in"].register_forward_pre_hook(stop)
     try:
         with contextlib.suppress(ValueError), interp.relevance_rules(gpt2.model):
             gpt2.model(tokens)
-        assert [ref() for ref in seen] == [None]
     finally:
-        gc.enable()
-        for handle in handles:
-            handle.remove()
+        handle.remove()
+    assert [ref() for ref in entering] == [None]
+
+
+def test_forwards_without_a_use_for_rules_keep_nothing(
+    gpt2: Specimen, tokens: Tensor, entering: list[weakref.ref[Tensor]]
+):
+    """Neither those without gradients nor those under other rules, while the block lasts."""
+    with interp.relevance_rules(gpt2.model), torch.no_grad():
+        gpt2.model(tokens)
+        assert [ref() for ref in entering] == [None]
+    with interp.relevance_rules(gpt2.model), interp.relevance_rules(gpt2.model, "gradient"):
+        gpt2.model(tokens)
+        assert [ref() for ref in entering] == [None] * 2
 
 
 @pytest.mark.parametrize("name", ["gemma2", "plain"])

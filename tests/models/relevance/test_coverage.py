@@ -149,9 +149,10 @@ class CustomMLP(LlamaMLP):
         return self.down_proj(self.act_fn(self.gate_proj(x)).pow(2) * self.up_proj(x))
 
 
-def known(kind: str, base: type[nn.Module] = nn.Linear) -> type[nn.Module]:
-    """A class of this name that says it comes from transformers."""
-    return type(kind, (base,), {"__module__": "transformers.models.tiny.modeling_tiny"})
+def known(kind: str) -> nn.Module:
+    """Of a class of this name that says it comes from transformers, and made of linear maps only."""
+    made = type(kind, (nn.Sequential,), {"__module__": "transformers.models.tiny.modeling_tiny"})
+    return made(nn.Linear(36, 36))
 
 
 def layer_of(model: Model) -> Any:
@@ -186,7 +187,9 @@ def test_a_module_of_somebody_else_s_put_in_before_loading():
 @pytest.mark.parametrize("kind_name", ["TinyRouter", "SparseMoeBlock", "TinyExperts", "TinyMoE"])
 def test_a_router_is_refused_wherever_it_comes_from(kind_name: str):
     model = interp.load_model(make_bare("llama"))
-    layer_of(model).mlp.router = known(kind_name)(36, 36)
+    layer_of(model).mlp.router = known("TinyBlock")
+    interp.rule_table(model)
+    layer_of(model).mlp.router = known(kind_name)
     refused(model, f"covers module '.*mlp.router' of 'llama', a {kind_name};")
 
 
@@ -217,6 +220,12 @@ def test_a_second_activation_in_an_mlp():
     mlp = layer_of(model).mlp._original_component
     mlp.act_fn = nn.Sequential(mlp.act_fn, nn.Tanh())
     refused(model, r"covers module '.*act_fn\.1' of 'llama', a Tanh;")
+
+
+def test_an_activation_with_weights_of_its_own():
+    model = interp.load_model(make_bare("llama"))
+    layer_of(model).mlp._original_component.act_fn = nn.PReLU()
+    refused(model, r"covers module '.*act_fn' of 'llama', a PReLU;")
 
 
 @pytest.mark.parametrize("option", ["mish", "relu6", "sigmoid"])
@@ -344,7 +353,7 @@ def test_capped_logits_that_are_no_output(options: dict[str, Any]):
 def test_attribution_needs_no_rules():
     """What the message says: a model that no rule covers can be attributed to all the same."""
     model = interp.load_model(make_bare("llama"))
-    layer_of(model).mlp.router = known("TinyRouter")(36, 36)
+    layer_of(model).mlp.router = known("TinyRouter")
     prompts = Prompts(TOKENS)
     task = interp.tasks.from_tokens(prompts.tokens, prompts.tokens.flip(1), [3, 4], [5, 6])
     scores = interp.patch(model, task, "resid_pre", method="attribution", progress=False)

@@ -73,7 +73,7 @@ def test_every_component_of_every_family(name: str, layout: int) -> None:
     check_first_order(fixed_case(name, layout))
 
 
-@settings(max_examples=90, suppress_health_check=list(HealthCheck))
+@settings(max_examples=75, suppress_health_check=list(HealthCheck))
 @given(cases())
 def test_any_sweep(case: Case) -> None:
     check_first_order(case)

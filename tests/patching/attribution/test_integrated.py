@@ -54,7 +54,7 @@ METHODS = st.builds(
 )
 
 
-@settings(max_examples=60, suppress_health_check=list(HealthCheck))
+@settings(max_examples=50, suppress_health_check=list(HealthCheck))
 @given(cases(), METHODS)
 def test_any_sweep(case: Case, method: IntegratedGradients) -> None:
     found, naive = case.patch(method), case.naive
@@ -103,7 +103,7 @@ def test_the_completeness_of_the_inputs(ablation: Any, lengths: tuple[int, ...])
         assert said["gap"] == pytest.approx(float(summed - moved), rel=0.06, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "hooked"])
+@pytest.mark.parametrize("name", ["gpt2", "gemma2", "hooked"])
 @pytest.mark.parametrize("ablation", ["source", "zero"])
 @pytest.mark.parametrize("lengths", [(6, 6), (4, 6)])
 def test_the_completeness_of_each_activation(name: str, ablation: Any, lengths: tuple[int, ...]) -> None:
