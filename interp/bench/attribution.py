@@ -25,7 +25,7 @@ from interp.bench.peer import Peer, build_peers
 from interp.bench.report import Report, Say, say_nothing
 from interp.errors import BenchError
 from interp.models import Model
-from interp.models.memory_meter import MemoryMeter
+from interp.models.memory_meter import measure_peak
 from interp.patching import patch
 from interp.patching.attribution.nodes import GradientRun
 from interp.patching.readout import Readout
@@ -232,15 +232,3 @@ def take_errors(ours: PatchScores, theirs: dict[str, Tensor]) -> list[float]:
             found = found.transpose(1, 2)
         errors.append(float((change - found.to(change)).abs().max()) / metric_range(part))
     return errors
-
-
-def measure_peak(run: Callable[[], object], device: torch.device) -> int:
-    """Most bytes of tensors alive at once beside those there before."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        run()
-        return int(torch.cuda.max_memory_allocated(device) - before)
-    with MemoryMeter() as meter:
-        run()
-    return meter.peak

@@ -10,7 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 from interp.errors import PatchError
-from interp.models.memory_meter import MemoryMeter
+from interp.models.memory_meter import measure_peak
 from interp.models.model import Model
 from interp.patching.agreement import measure_agreement
 from interp.patching.attribution.methods import MethodLike, resolve_method
@@ -95,7 +95,7 @@ def compare_methods(
 
                 patch(one, task.select([0]), places, method=method, progress=False, **options)  # type: ignore[arg-type]
                 found_scores, seconds = _timed(run, one.device)
-                peak = _peak(run, one.device) if measure_memory else None
+                peak = measure_peak(run, one.device) if measure_memory else None
                 costs.append(MethodCost(one.name, task.name, label, seconds, peak))
                 if exact is None:
                     exact = found_scores
@@ -164,17 +164,6 @@ def _timed(run: Callable[[], PatchScores], device: torch.device) -> tuple[PatchS
     found = run()
     _wait(device)
     return found, time.perf_counter() - started
-
-
-def _peak(run: Callable[[], PatchScores], device: torch.device) -> int:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        run()
-        return int(torch.cuda.max_memory_allocated(device) - before)
-    with MemoryMeter() as meter:
-        run()
-    return meter.peak
 
 
 def _wait(device: torch.device) -> None:
