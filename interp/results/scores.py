@@ -50,8 +50,9 @@ class SiteScores:
     per_prompt: Float[Tensor, "*axes prompt"] | None = None
     """The metric of every prompt after patching, in its own units."""
     magnitude: Float[Tensor, "*axes"] | None = None
-    """How far the recovered score could move, where a method tells that apart from where it does
-    (AtP*'s GradDrop); ranking goes by it."""
+    """What a method ranks by instead of the size of its effects, on the same scale: AtP*'s GradDrop, the mean
+    size over backward passes without one layer each, which does not vanish where effects cancel. It is
+    no estimate of the effect."""
 
     def __post_init__(self) -> None:
         unlabelled = [axis for axis in self.axes if axis not in self.labels]
@@ -147,7 +148,7 @@ class RankedSite:
     effect: float
     """How far the score is from having done nothing: ``value`` for denoising, ``value - 1`` for noising."""
     magnitude: float
-    """What the ranking went by: the size of the effect, or what the method says it could be."""
+    """What the ranking went by: the size of the effect, or the method's own magnitude."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +185,7 @@ class PatchScores(Record, Mapping[str, SiteScores]):
         return self.provenance.direction or "denoise"
 
     def magnitudes(self, site: str) -> Float[Tensor, "*axes"]:
-        """What :meth:`top` ranks by: the size of the effects, or what the method says they could be."""
+        """What :meth:`top` ranks by: the size of the effects, or the method's own magnitude."""
         found = self[site].magnitude
         return self.effects(site).abs() if found is None else found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,18 @@ def test_any_sweep(case: Case, method: IntegratedGradients) -> None:
             # a subspace of each neuron is the neuron itself, on a path of all of them
             expected = naive.along_activation(cells, points_of(method))
         assert_scores(case, scores, expected)
+
+
+def test_one_subspace_of_different_neurons_is_several() -> None:
+    """Their paths differ, although the directions are the same tensor."""
+    on, task = specimen("gpt2"), random_task((5, 6), "left", [0, 1], seed=4)
+    first = Site("mlp_post", 0, neurons=(3, 5, 8)).within(SPAN[:1, :3])
+    second, method = replace(first, neurons=(7, 9, 20)), IntegratedGradients("activation", 3)
+    assert second.subspace is first.subspace
+    found, naive = patch("gpt2", task, [first, second], method), NaiveAttribution(on, task)
+    for site in (first, second):
+        expected = naive.base_score + naive.along_activation([site], points_of(method))
+        assert_near(found[str(site)].per_prompt, expected[0], site, 0.5)
 
 
 NOTE = re.compile(

@@ -244,6 +244,16 @@ def test_progress_counts_every_prompt_once(monkeypatch: pytest.MonkeyPatch) -> N
     for budget in (1, 1 << 30):
         interp.patch(specimen("gpt2").model, make_task(), "z", method="ig", memory_budget=budget)
         assert (bars[-1].n, bars[-1].total, bars[-1].desc) == (5, 5, "ig")
+    put = Block.put
+
+    def too_small(self: Block, *args: Any) -> None:
+        if len(self.rows) > 2:
+            raise MemoryError
+        put(self, *args)
+
+    monkeypatch.setattr(Block, "put", too_small)
+    interp.patch(specimen("gpt2").model, make_task(), "z", method="attribution")
+    assert (bars[-1].n, bars[-1].total) == (5, 5)
 
 
 def test_an_estimate_is_made_beside_other_interventions() -> None:
