@@ -17,13 +17,14 @@ import interp
 from interp.models.model import Model
 from interp.results import PatchScores, SiteScores
 from interp.tasks.base import PromptPairs
-from interp.types import NEURON_COMPONENTS, PATTERN_COMPONENTS, Site, parse_site
+from interp.types import HEAD_COMPONENTS, NEURON_COMPONENTS, PATTERN_COMPONENTS, Site, parse_site
 
 ABLATIONS = ("source", "zero", "mean", "mean-per-position", "resample")
 DIRECTIONS = ("denoise", "noise")
 METRICS = ("logit_diff", "kl", "prob_diff", "loss", "logit_diff@S")
 PLACES = ("", "@pos", "@all", "@-1", "@1:3", "@S", "@S,END")
 NEURONS = ("", ".n*", ".n3,5")
+HEADS = ("", "[*.1]", "[1.0]", "[0.1]")
 LAYOUTS: tuple[tuple[str, tuple[int, ...]], ...] = (
     ("right", (6, 6, 6)),
     ("left", (4, 7, 5)),
@@ -100,11 +101,12 @@ def fixed_case(name: str, layout: int, only: Sequence[str] | None = None) -> Cas
     sites = []
     for j, component in enumerate(model.components):
         neurons = NEURONS[(i + j + k) % len(NEURONS)] if component in NEURON_COMPONENTS else ""
+        heads = HEADS[(i + j + 2 * k) % len(HEADS)] if component in HEAD_COMPONENTS else ""
         place = PLACES[(i + 2 * j + 3 * k) % len(PLACES)]
         # some of them where prompts are padded, the others where they are padded on the other side
         chosen = layout == 0 or (j + k) % 2 == 0 or component in PATTERN_COMPONENTS or only is not None
         if chosen and fits(component, ablation, padded) and component in (only or model.components):
-            sites.append(parse_site(f"{component}{neurons}{place}"))
+            sites.append(parse_site(f"{component}{heads}{neurons}{place}"))
     direction, metric = DIRECTIONS[(i + k) % 2], METRICS[(i + 3 * k) % len(METRICS)]
     return Case(name, lengths, side, (0, 2, 1), 3 + i, ablation, direction, metric, tuple(sites))
 
@@ -150,6 +152,8 @@ def _sites(
     part = ""
     if component != "embed" and draw(st.integers(0, 2)) == 0:
         part = f"[{draw(st.integers(0, 1))}]"
+    if component in HEAD_COMPONENTS and draw(st.integers(0, 2)) == 0:
+        part = draw(st.sampled_from(HEADS[1:]))
     site = parse_site(f"{component}{part}{neurons}{draw(st.sampled_from(places))}")
     # what is masked has no place in a subspace with what is not
     if draw(st.integers(0, 3)) or (component == "attn_scores" and ablation == "zero"):

@@ -75,6 +75,7 @@ def compare_methods(
     runs += [(found.label, method) for method, found in chosen if found is not None]
     rows: list[MethodRow] = []
     costs: list[MethodCost] = []
+    metrics: set[str | None] = set()
     with tqdm(total=len(cases) * len(runs), desc="compare", unit="method", disable=not progress) as bar:
         for one, task in cases:
             exact: PatchScores | None = None
@@ -99,11 +100,13 @@ def compare_methods(
                 costs.append(MethodCost(one.name, task.name, label, seconds, peak))
                 if exact is None:
                     exact = found_scores
+                    metrics.add(exact.provenance.metric)
                 else:
                     rows += _rows(one, task, label, exact, found_scores, confidence, seed)
                 bar.update()
     assert exact is not None, "there is at least one case, and exact patching comes first"
-    first = replace(exact.provenance, method="comparison", notes=())
+    named = metrics.pop() if len(metrics) == 1 else None
+    first = replace(exact.provenance, method="comparison", metric=named, notes=())
     return MethodComparison(tuple(rows), tuple(costs), confidence, first)
 
 

@@ -160,7 +160,7 @@ def _estimate(
         notes=found.notes,
     )
     exactly = partial(check_against_exact, model, task, sweeps, options=options, memory_budget=memory_budget)
-    return PatchScores(scores, provenance, exactly=exactly)
+    return PatchScores(scores, provenance, gaps=found.gaps, exactly=exactly)
 
 
 def site_scores(

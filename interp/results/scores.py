@@ -162,6 +162,9 @@ class PatchScores(Record, Mapping[str, SiteScores]):
     provenance: Provenance
     reports: dict[str, SubspaceReport] = field(default_factory=dict)
     """For sites restricted to a subspace: whether the effect at each layer may be an illusion."""
+    gaps: dict[str, float] = field(default_factory=dict)
+    """Completeness gaps of integrated gradients: at each cut of the network, the sum of its scores less
+    the true change of the metric, averaged over prompts, in the metric's units."""
     exactly: Callable[..., MethodAgreement] | None = field(default=None, repr=False, metadata=NOT_SAVED)
     """Exact patching of the same sites, for :meth:`verify`; lost when saved."""
 

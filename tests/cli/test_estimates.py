@@ -26,7 +26,9 @@ def _micro(run, pairs, command, *more):
 def test_an_estimate_is_checked_unless_told_not_to(run, pairs, tmp_path, loaded):
     expected = interp.patch(*loaded, ["z", "mlp_out"], method="attribution*", progress=False)
     more = ("--method", "attribution*", "--sites", "z,mlp_out", "--verify-top", 3, "--verify-sample", 2)
-    result = _micro(run, pairs, "patch", *more, "--json", "j.json", "--out", "r.html", "--scores", "s.safetensors")
+    result = _micro(
+        run, pairs, "patch", *more, "--json", "j.json", "--out", "r.html", "--scores", "s.safetensors"
+    )
     assert result.exit_code == 0, result.output
     assert "against exact patching: Pearson" in " ".join(result.stdout.split())
     document = json.loads((tmp_path / "j.json").read_text())
@@ -64,7 +66,16 @@ def test_what_does_not_go_together(run, pairs, more, complaint):
 
 
 def test_compare_methods(run, pairs, tmp_path):
-    more = ("--sites", "z,mlp_out", "--methods", "attribution, relevance", "--out", "c.html", "--out", "c.csv")
+    more = (
+        "--sites",
+        "z,mlp_out",
+        "--methods",
+        "attribution, relevance",
+        "--out",
+        "c.html",
+        "--out",
+        "c.csv",
+    )
     result = _micro(run, pairs, "compare-methods", *more, "--out", "c.json", "--out", "c.safetensors")
     assert result.exit_code == 0, result.output
     frame = pd.read_csv(tmp_path / "c.csv")

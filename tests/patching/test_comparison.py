@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from model_zoo import specimen
 from random_tasks import random_task
@@ -9,6 +11,7 @@ from random_tasks import random_task
 import interp
 from interp.errors import PatchError
 from interp.results import MethodComparison
+from interp.tasks.metrics import ProbDiff
 
 
 @pytest.fixture
@@ -47,6 +50,10 @@ def test_several_models_in_one_table(task):
     cases = [(specimen(name).model, task) for name in ("gpt2", "qwen3")]
     found = interp.compare_methods(None, cases, "attn_out", ["relevance"], progress=False)
     assert len(found.rows) == 2 and all(cost.peak_bytes is None for cost in found.costs)
+    assert found.provenance.metric == "logit_diff"
+    cases[1] = (cases[1][0], replace(task, metric=ProbDiff()))
+    found = interp.compare_methods(None, cases, "attn_out", ["relevance"], progress=False)
+    assert found.provenance.metric is None
 
 
 def test_wrong_choices(task):

@@ -56,6 +56,8 @@ class Attributed:
     clean: Float[Tensor, " prompt"]
     corrupted: Float[Tensor, " prompt"]
     notes: tuple[str, ...]
+    gaps: dict[str, float]
+    """Of integrated gradients: sum of scores less true difference at every cut."""
 
 
 def attribute(
@@ -146,7 +148,8 @@ def _join(
     clean, corrupted = (source, base) if direction == "denoise" else (base, source)
     within = [str(sweep.site) for sweep in sweeps if sweep.site.subspace is not None]
     notes = (*([WITHIN + ", ".join(within)] if within else []), *_notes(parts, method))
-    return Attributed(scores, magnitudes, clean.cpu(), corrupted.cpu(), notes)
+    gaps = {cut: summed - true for cut, (summed, true) in _totals(parts).items()}
+    return Attributed(scores, magnitudes, clean.cpu(), corrupted.cpu(), notes, gaps)
 
 
 def _notes(parts: Sequence[Found], method: Method) -> tuple[str, ...]:
@@ -159,18 +162,22 @@ def _notes(parts: Sequence[Found], method: Method) -> tuple[str, ...]:
         fixed = "softmax recomputed at q, k and attn_scores" if method.qk_fix else "no QK fix"
         dropped = "magnitudes by GradDrop" if method.grad_drop else "no GradDrop"
         return (f"{fixed}; {dropped}",)
-    steps = f"{method.steps} {method.quadrature} steps"
-    cuts = list(zip(*(part.gaps for part in parts), strict=True))
-    totals = [
-        (
-            cut[0].cut,
-            *(float(torch.cat(x).double().mean()) for x in ([g.summed for g in cut], [g.true for g in cut])),
-        )
-        for cut in cuts
-    ]
-    name, summed, true = max(totals, key=lambda total: abs(total[1] - total[2]))
+    totals = _totals(parts)
+    name, (summed, true) = max(totals.items(), key=lambda item: abs(item[1][0] - item[1][1]))
     most = "" if len(totals) == 1 else f", the widest of {len(totals)}"
     return (
         f"completeness: scores over {name} add up to {summed:+.4g} and the metric moves by {true:+.4g}, a gap of "
-        f"{summed - true:+.2g}{most} ({steps})",
+        f"{summed - true:+.2g}{most} ({method.steps} {method.quadrature} steps)",
     )
+
+
+def _totals(parts: Sequence[Found]) -> dict[str, tuple[float, float]]:
+    """Sum of scores and true difference at every cut, averaged over prompts."""
+    found: dict[str, tuple[float, float]] = {}
+    for cut in zip(*(part.gaps for part in parts), strict=True):
+        name, times = cut[0].cut, sum(key.split(" ")[0] == cut[0].cut for key in found)
+        summed, true = (
+            torch.cat([getattr(gap, side) for gap in cut]).double().mean() for side in ("summed", "true")
+        )
+        found[f"{name} ({times + 1})" if times else name] = (float(summed), float(true))
+    return found

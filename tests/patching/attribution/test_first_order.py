@@ -11,6 +11,7 @@ import torch
 from attribution_cases import (
     ABLATIONS,
     DIRECTIONS,
+    HEADS,
     LAYOUTS,
     METRICS,
     NEURONS,
@@ -56,9 +57,9 @@ def test_the_fixed_cases_are_of_every_kind() -> None:
         components = {site.component for case in fixed if case.name == name for site in case.sites}
         assert components == set(specimen(name).model.components)
     drawn = {str(site) for case in fixed for site in case.sites}
-    assert {f"z{place}" for place in PLACES} <= drawn
     assert {f"resid_pre{place}" for place in PLACES} <= drawn
-    assert all(any(part in text for text in drawn) for part in NEURONS)
+    assert all(any(text.endswith(place) for text in drawn if text.startswith("z")) for place in PLACES)
+    assert all(any(part in text for text in drawn) for part in (*NEURONS, *HEADS))
 
 
 def check_first_order(case: Case) -> None:
