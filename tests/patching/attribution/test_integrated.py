@@ -106,7 +106,8 @@ def test_the_completeness_of_the_inputs(ablation: Any, lengths: tuple[int, ...])
         options = {"ablation": ablation, "metric": metric, "direction": "noise"}
         naive = NaiveAttribution(specimen(name), task, **options)
         method = IntegratedGradients(steps=2)
-        said = gap_of(patch(name, task, ["z", "embed@all"], method, **options))
+        scores = patch(name, task, ["z", "embed@all"], method, **options)
+        said = gap_of(scores)
         summed = naive.along_inputs([Site("embed")], points_of(method))[0].mean()
         moved = (naive.patched(Site("embed")) - naive.base_score).mean()
         assert said["cut"] == "the embeddings" and said["of"] is None
@@ -114,6 +115,7 @@ def test_the_completeness_of_the_inputs(ablation: Any, lengths: tuple[int, ...])
         assert said["sum"] == pytest.approx(float(summed), rel=1e-3, abs=1e-5)
         assert said["true"] == pytest.approx(float(moved), rel=1e-3, abs=1e-5)
         assert said["gap"] == pytest.approx(float(summed - moved), rel=0.06, abs=1e-5)
+        assert scores.gaps == {"the embeddings": pytest.approx(float(summed - moved), rel=1e-3, abs=1e-5)}
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gemma2", "hooked"])
@@ -129,12 +131,14 @@ def test_the_completeness_of_each_activation(name: str, ablation: Any, lengths: 
     if name != "hooked" or ablation == "source" or lengths == (6, 6):
         parts.append(parse_site("attn_scores"))
     for site in parts:
-        said = gap_of(patch(name, task, site, method, ablation=ablation))
-        gaps = {}
+        scores = patch(name, task, site, method, ablation=ablation)
+        said, gaps = gap_of(scores), {}
         for layer in range(2):
             whole = Site(site.component, layer, subspace=site.subspace)
             summed = naive.along_activation([whole], points_of(method))[0].mean()
             gaps[f"{site.component}[{layer}]"] = (summed, (naive.patched(whole) - naive.base_score).mean())
+        expected = {cut: pytest.approx(float(a - b), rel=1e-3, abs=1e-5) for cut, (a, b) in gaps.items()}
+        assert scores.gaps == expected
         widest = max(gaps, key=lambda cut: abs(gaps[cut][0] - gaps[cut][1]))
         summed, moved = map(float, gaps[widest])
         assert (said["cut"], said["of"]) == (widest, "2")
@@ -143,6 +147,9 @@ def test_the_completeness_of_each_activation(name: str, ablation: Any, lengths: 
         assert said["gap"] == pytest.approx(summed - moved, rel=0.06, abs=1e-5)
     one = gap_of(patch(name, task, "z[0]", method, ablation=ablation))
     assert (one["cut"], one["of"]) == ("z[0]", None)
+    two = patch(name, task, ["mlp_post[0]", Site("mlp_post", 0).within(SPAN[:, :52]).at("S")], method)
+    assert list(two.gaps) == ["mlp_post[0]", "mlp_post[0] (2)"]
+    assert patch(name, task, "z", "attribution").gaps == {}
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "plain"])
