@@ -25,7 +25,7 @@ from interp.patching.verify import check_against_exact
 from interp.results import PatchScores, SiteScores
 from interp.tasks.base import PromptPairs
 from interp.tasks.metrics import MetricLike, resolve_metric
-from interp.types import Ablation, Direction, SiteLike, parse_sites
+from interp.types import Ablation, Direction, Site, SiteLike, parse_sites
 
 
 def patch(
@@ -83,7 +83,7 @@ def patch(
     approximation = resolve_method(method)
     check_choice("backend", backend, BACKENDS)
     check_kind(task, ablation)
-    sweeps = [plan_sweep(model, task, site, direction) for site in parse_sites(sites)]
+    sweeps = [plan_sweep(model, task, site, direction) for site in _each_once(parse_sites(sites))]
     options: _Options = {
         "direction": direction,
         "ablation": ablation,
@@ -107,6 +107,19 @@ def patch(
     }
     reports = report_subspaces(prepared, sweeps, memory_budget)
     return PatchScores(found, prepared.provenance("exact"), reports)
+
+
+def _each_once(sites: list[Site]) -> list[Site]:
+    """The sites without repetition. Raises :class:`PatchError` where two different ones are written alike."""
+    different = list(dict.fromkeys(sites))
+    written = [str(site) for site in different]
+    twice = sorted({text for text in written if written.count(text) > 1})
+    if twice:
+        raise PatchError(
+            f"two different sites are written {twice[0]!r}, for a subspace has no spelling, and their scores would "
+            "stand under one name; patch them in two calls."
+        )
+    return different
 
 
 class _Options(TypedDict):

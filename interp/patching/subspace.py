@@ -28,7 +28,7 @@ from interp.patching.replacement import Replacement, build_replacement, within_s
 from interp.results import SubspaceReport
 from interp.tasks.base import PromptPairs
 from interp.tasks.metrics import MetricLike
-from interp.types import Direction, Site, SiteLike, parse_site
+from interp.types import PATTERN_COMPONENTS, Direction, Site, SiteLike, parse_site
 
 _RANK_TOLERANCE = 1e-6
 """Directions that a readout shrinks below this share of its largest count as not read."""
@@ -85,10 +85,14 @@ def patch_subspace(
 def report_subspaces(
     prepared: Prepared, sweeps: Iterable[Sweep], memory_budget: int
 ) -> dict[str, SubspaceReport]:
-    """A report for each layer (and head) of every sweep within a subspace, its positions together."""
+    """A report for each layer (and head) of every sweep within a subspace, its positions together.
+
+    Attention patterns and scores have none: their last axis are positions, not directions.
+    """
     found: dict[str, SubspaceReport] = {}
     for sweep in sweeps:
-        if sweep.site.subspace is None:
+        # what reads a pattern are the values at each position, so nothing of it is dormant
+        if sweep.site.subspace is None or sweep.site.component in PATTERN_COMPONENTS:
             continue
         for layer, head in dict.fromkeys((cell.layer, cell.head) for cell in sweep.cells):
             positions = None if sweep.site.each_position else sweep.site.positions

@@ -45,7 +45,8 @@ class SiteView:
         values, effects, raw = (
             to_array(array).transpose(order) for array in (scores.values, patched.effects(site), scores.raw)
         )
-        magnitudes = None if scores.magnitude is None else to_array(scores.magnitude).transpose(order)
+        ranked_by = patched.magnitudes(site)
+        magnitudes = None if scores.magnitude is None else to_array(ranked_by).transpose(order)
         return cls(scores, axes, values, effects, raw, magnitudes, patched)
 
     @property

@@ -148,7 +148,7 @@ class RankedSite:
     effect: float
     """How far the score is from having done nothing: ``value`` for denoising, ``value - 1`` for noising."""
     magnitude: float
-    """What the ranking went by: the size of the effect, or the method's own magnitude."""
+    """What the ranking went by: the size of the effect, or the method's own magnitude if that is larger."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,9 +188,13 @@ class PatchScores(Record, Mapping[str, SiteScores]):
         return self.provenance.direction or "denoise"
 
     def magnitudes(self, site: str) -> Float[Tensor, "*axes"]:
-        """What :meth:`top` ranks by: the size of the effects, or the method's own magnitude."""
-        found = self[site].magnitude
-        return self.effects(site).abs() if found is None else found
+        """What :meth:`top` ranks by: the size of the effects, or the method's own magnitude where that is larger.
+
+        GradDrop alone would rank a site at nothing whose effect goes through one layer only, as in models of
+        two layers; so a magnitude can raise a site and never lowers it.
+        """
+        size, found = self.effects(site).abs(), self[site].magnitude
+        return size if found is None else torch.maximum(size, found)
 
     def effects(self, site: str) -> Float[Tensor, "*axes"]:
         """How far each score of ``site`` is from having done nothing: see :attr:`RankedSite.effect`."""
@@ -199,7 +203,7 @@ class PatchScores(Record, Mapping[str, SiteScores]):
     def top(self, k: int = 10, site: str | None = None) -> list[RankedSite]:
         """The ``k`` sites with the largest effect in magnitude, over all sites or one of them.
 
-        AtP* ranks by :attr:`SiteScores.magnitude`. NaN scores come last; ties keep the order of the axes.
+        AtP* ranks by :meth:`magnitudes`. NaN scores come last; ties keep the order of the axes.
         """
         chosen = list(self.sites) if site is None else [self[site].site]
         rows = [row for key in chosen for row in self._top_of(key, k)]

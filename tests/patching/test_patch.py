@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 from model_zoo import specimen
+from random_tasks import random_task
 from torch import Tensor
 
 import interp
@@ -392,3 +393,23 @@ def test_resampling_needs_prompts_of_one_length() -> None:
         _patch(model, alone(task, 1), ablation="resample")()
     with pytest.raises(PatchError, match="unequal length"):
         _patch(model, task, ablation="resample")()
+
+
+def test_two_sites_that_are_written_alike_are_refused_and_one_twice_is_one():
+    model, task = specimen("gpt2").model, random_task([6, 6], "right", [1, 2], seed=1)
+    within = interp.Site("z").within(torch.ones(1, 9))
+    with pytest.raises(PatchError, match="written 'z'"):
+        interp.patch(model, task, ["z", within], progress=False)
+    assert list(interp.patch(model, task, ["z", "z"], progress=False)) == ["z"]
+
+
+@pytest.mark.parametrize("component", ["pattern", "attn_scores"])
+def test_a_subspace_of_source_positions_is_patched_by_both_backends(component):
+    model, task = specimen("gpt2").model, random_task([6, 6], "right", [1, 2], seed=1)
+    site = interp.Site(component, 1, 2).within(torch.eye(6)[:2])
+    raw = [
+        interp.patch(model, task, site, backend=backend, progress=False) for backend in ("hooked", "wavefront")
+    ]
+    first, second = (next(iter(scores.values())).raw for scores in raw)
+    torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-4)
+    assert not raw[0].reports

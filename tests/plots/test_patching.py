@@ -87,13 +87,18 @@ def test_magnitudes_rank_and_are_shown_where_a_method_gives_them(make_site, make
     sizes = torch.tensor([[0.1, 0.9, 0.2], [0.3, 0.4, float("nan")]])
     site = make_site("z", ("head", "layer"), (3, 2), magnitude=sizes.T)
     alone = make_site("mlp_out@END", ("layer",), (2,), magnitude=torch.tensor([0.25, 0.5]))
-    figure = plot_patching(make_scores(site, alone, method="attribution*"))
+    scores = make_scores(site, alone, method="attribution*")
+    figure = plot_patching(scores)
     (heatmap,) = traces(figure, "heatmap")
-    np.testing.assert_allclose(np.asarray(heatmap.customdata, dtype=float)[..., 2], sizes)
+    shown = torch.maximum(sizes, scores.effects("z").abs().T)
+    assert (shown > sizes).any() and (shown == sizes).any()
+    np.testing.assert_allclose(np.asarray(heatmap.customdata, dtype=float)[..., 2], shown)
     assert "magnitude %{customdata[2]:.3f}" in heatmap.hovertemplate
     (table,) = traces(figure, "table")
-    assert list(table.cells.values[0]) == ["L0H1", "L1H1", "L1H0", "L0H2", "L0H0", "L1H2"]
-    assert list(table.cells.values[3]) == ["0.900", "0.400", "0.300", "0.200", "0.100", "nan"]
+    ranked = scores.top(6, "z")
+    assert list(table.cells.values[0]) == [row.name for row in ranked]
+    assert list(table.cells.values[3]) == [f"{row.magnitude:.3f}" for row in ranked]
+    assert [row.magnitude for row in ranked[:5]] == sorted(shown[shown == shown].tolist(), reverse=True)
     (bar,) = traces(figure, "bar")
     assert "magnitude 0.500" in bar.hovertext[1]
     assert "ranked by magnitude" in figure.layout.title.subtitle.text.replace("<br>", " ")

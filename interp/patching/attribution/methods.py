@@ -36,7 +36,8 @@ class AttributionStar:
     ``grad_drop``: one more backward pass a layer, each without the gradient through that layer's
     outputs, gives :attr:`~interp.results.SiteScores.magnitude` (section 3.1.2): the mean over layers of
     the size of the effect, which does not vanish where a direct and an indirect effect cancel.
-    Ranking goes by it; ``values`` stay the signed estimate, which is exact on linear models.
+    Ranking goes by the larger of it and the size of the effect; ``values`` stay the signed estimate, which
+    is exact on linear models.
     """
 
     qk_fix: bool = True

@@ -167,7 +167,7 @@ def _notes(parts: Sequence[Found], method: Method) -> tuple[str, ...]:
     most = "" if len(totals) == 1 else f", the widest of {len(totals)}"
     return (
         f"completeness: scores over {name} add up to {summed:+.4g} and the metric moves by {true:+.4g}, a gap of "
-        f"{summed - true:+.2g}{most} ({method.steps} {method.quadrature} steps)",
+        f"{summed - true:+.2g}{most} ({method.steps} {method.quadrature} step{'s' * (method.steps > 1)})",
     )
 
 

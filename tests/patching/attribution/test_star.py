@@ -109,9 +109,14 @@ def test_ranking_goes_by_magnitude() -> None:
     rows = scores.top(100)
     assert [row.magnitude for row in rows] == sorted((row.magnitude for row in rows), reverse=True)
     assert [row.magnitude for row in rows] != sorted((abs(row.effect) for row in rows), reverse=True)
+    raised = 0
     for row in rows:
-        assert row.magnitude == float(scores[row.site].magnitude[row.index])
+        dropped = float(scores[row.site].magnitude[row.index])
+        # GradDrop may raise a site and never lowers it
+        assert row.magnitude == max(dropped, abs(row.effect))
+        raised += dropped > abs(row.effect)
         assert row.effect == pytest.approx(float(scores.effects(row.site)[row.index]))
+    assert 0 < raised < len(rows)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "gemma2"])
