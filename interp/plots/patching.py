@@ -83,7 +83,9 @@ def _subtitle(scores: PatchScores, views: list[SiteView]) -> str:
     if is_estimate(scores.provenance):
         text += f" · every score is an estimate by {name_method(scores.provenance.method)}"
     if any(view.magnitudes is not None for view in views):
-        text += " · ranked by magnitude: the effect's size, or GradDrop's where that is larger, as it is where effects cancel"
+        text += (
+            " · ranked by magnitude: the effect's size, or GradDrop's where effects cancel and it is larger"
+        )
     equal = [view.scores.site for view in views if view.scores.clean == view.scores.corrupted]
     if equal:
         text += f" · {', '.join(equal)}: undefined (grey), for clean and corrupted are equal"

@@ -408,7 +408,8 @@ def test_a_subspace_of_source_positions_is_patched_by_both_backends(component):
     model, task = specimen("gpt2").model, random_task([6, 6], "right", [1, 2], seed=1)
     site = interp.Site(component, 1, 2).within(torch.eye(6)[:2])
     raw = [
-        interp.patch(model, task, site, backend=backend, progress=False) for backend in ("hooked", "wavefront")
+        interp.patch(model, task, site, backend=backend, progress=False)
+        for backend in ("hooked", "wavefront")
     ]
     first, second = (next(iter(scores.values())).raw for scores in raw)
     torch.testing.assert_close(first, second, atol=1e-5, rtol=1e-4)
