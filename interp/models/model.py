@@ -96,6 +96,12 @@ class Model:
     def is_hooked_transformer(self) -> bool:
         return self.family.name == "hooked_transformer"
 
+    @property
+    def is_causal(self) -> bool:
+        """Whether no token sees a later one; only a ``HookedTransformer`` may be otherwise."""
+        config = getattr(self.module, "cfg", None) if self.is_hooked_transformer else None
+        return bool(getattr(config, "attention_dir", "causal") == "causal")
+
     def parameters(self) -> Iterator[nn.Parameter]:
         """The trainable parameters that the forward pass uses, each once."""
         if self.bridge is None:
@@ -153,7 +159,7 @@ class Model:
 
     def _call_hooked(self, tokens: Tensor, mask: Tensor | None) -> Tensor:
         module: Any = self.module
-        if mask is not None and module.cfg.attention_dir != "causal" and not bool(mask.all()):
+        if mask is not None and not self.is_causal and not bool(mask.all()):
             raise ModelError(
                 "a bidirectional HookedTransformer attends to padding; give prompts of one length."
             )

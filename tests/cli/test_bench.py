@@ -20,8 +20,9 @@ def tiny_quick(monkeypatch):
 def test_alone_it_lists_the_benchmarks(run):
     result = run("bench")
     assert result.exit_code == 0
-    assert [line.split()[0] for line in result.stdout.splitlines()] == ["sweep", "growth"]
-    for name in ("sweep", "growth"):
+    names = ["sweep", "growth", "attribution", "methods"]
+    assert [line.split()[0] for line in result.stdout.splitlines()] == names
+    for name in names:
         assert "--quick" in run("bench", name, "--help").stdout
 
 

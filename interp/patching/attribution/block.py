@@ -61,8 +61,11 @@ class Block:
         metric: Metric,
         direction: Direction,
         rows: Int[Tensor, " prompt"],
+        first: int = 0,
     ) -> None:
         self.model = model
+        self.first = first
+        """Columns before it change nothing and are left out of every change and gradient."""
         self.rows = rows
         self.direction = direction
         self.source = source
@@ -74,7 +77,7 @@ class Block:
         self.prompts = torch.arange(len(rows), device=self.tokens.device)
         self.parts: dict[Node, list[Part]] = defaultdict(list)
         for index, sweep in enumerate(sweeps):
-            wheres = Wheres([where[rows.cpu()] for where in sweep.wheres], self.tokens.device)
+            wheres = Wheres([where[rows.cpu(), first:] for where in sweep.wheres], self.tokens.device)
             for slot, layer in enumerate(sweep.layers):
                 self.parts[sweep.site.component, layer].append(Part(index, slot, sweep, wheres))
         self.out = self.zeros()
@@ -102,7 +105,12 @@ class Block:
 
     def run_source(self) -> tuple[Replaced, Tensor]:
         """The replacing activations, and what the metric reads of the source run."""
-        return self.source.run(self.rows, self.readout, self.prompts)
+        return self.source.run(self.rows, self.readout, self.prompts, self.cut if self.first else None)
+
+    def cut(self, node: Node, value: Tensor) -> Tensor:
+        """The columns of an activation, or of its gradient, from the first that matters on."""
+        axis = 2 if node[0] in PATTERN_COMPONENTS else 1
+        return value.narrow(axis, self.first, value.shape[axis] - self.first) if self.first else value
 
     @torch.no_grad()
     def run_base(self, nodes: Iterable[Node], on_value: Callable[[Node, Tensor], None]) -> Tensor:
@@ -150,7 +158,7 @@ class Block:
         axis = 2 if node[0] in PATTERN_COMPONENTS else 1
         shape = [len(value), *[1] * (value.ndim - 1)]
         shape[axis] = value.shape[axis]
-        return torch.where(self.mask.view(shape).bool(), value, 0.0)
+        return torch.where(self.mask[:, self.first :].view(shape).bool(), value, 0.0)
 
     def put(self, part: Part, slab: Tensor) -> None:
         """Add scores of a part's cells."""

@@ -17,10 +17,10 @@ def run_first_order(block: Block, rules: str | RelevanceRules | None = None) -> 
     changes: dict[Node, Tensor] = {}
 
     def take_value(node: Node, value: Tensor) -> None:
-        changes[node] = replaced.take_change(node, value)
+        changes[node] = replaced.take_change(node, block.cut(node, value))
 
     def take_gradient(node: Node, gradient: Tensor) -> None:
-        block.add(node, changes.pop(node), gradient)
+        block.add(node, changes.pop(node), block.cut(node, gradient))
 
     with nullcontext() if rules is None else relevance_rules(block.model, rules):
         run = block.run_gradient(block.nodes, take_gradient, take_value)

@@ -94,11 +94,14 @@ def attribute(
     a_row = bytes_under_autograd(model, task.clean.shape[1], len(Readout(task, metric).columns))
     a_prompt = _bytes_beside_a_row(model, task, sweeps, nodes, method)
     n_prompts = max(1, memory_budget // (a_row + a_prompt))
+    base = task.corrupted if direction == "denoise" else task.clean
     parts: list[Found] = []
 
     def run_block(chosen: Tensor) -> Found:
         rows = (memory_budget - len(chosen) * a_prompt) // a_row
-        return _run(Block(model, task, sweeps, source, metric, direction, chosen), method, rows)
+        # the other methods look at whole patterns, or at runs that are altered from the first column on
+        first = source.first_change(chosen, base) if isinstance(method, Attribution | Relevance) else 0
+        return _run(Block(model, task, sweeps, source, metric, direction, chosen, first), method, rows)
 
     with tqdm(total=len(task), desc=method.label, unit="prompt", disable=not progress) as bar:
         blocks = halve_on_out_of_memory(range(len(task)), len(task) if metric.whole_batch else n_prompts)

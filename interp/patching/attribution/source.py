@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import get_args
 
 import torch
@@ -105,14 +105,38 @@ class Source:
             self.model(tokens, mask, keep_columns=torch.zeros(1, dtype=torch.long))
         return values
 
+    def first_change(self, rows: Int[Tensor, " prompt"], base: Int[Tensor, "row pos"]) -> int:
+        """The first column where anything can change when these prompts' ``base`` tokens are patched.
+
+        Before it both runs have seen the same tokens. Column 0 where something else than the source
+        run replaces, or interventions are active, which may carry anything anywhere.
+        """
+        if self.kind != "source" or self.model.active_edits or not self.model.is_causal:
+            return 0
+        differs = (self.tokens[rows] != base[rows]).any(0)
+        return int(differs.int().argmax()) if bool(differs.any()) else len(differs) - 1
+
     @torch.no_grad()
     def run(
-        self, rows: Int[Tensor, " prompt"], readout: Readout, prompts: Int[Tensor, " prompt"]
+        self,
+        rows: Int[Tensor, " prompt"],
+        readout: Readout,
+        prompts: Int[Tensor, " prompt"],
+        cut: Callable[[Node, Tensor], Tensor] | None = None,
     ) -> tuple[Replaced, Tensor]:
-        """The replacing activations of some prompts, and what the metric reads of their source run."""
+        """The replacing activations of some prompts, and what the metric reads of their source run.
+
+        ``cut`` takes the part of each activation that is kept.
+        """
         mask = None if self.mask is None else self.mask[rows]
         values: dict[Node, Tensor] = {}
-        edits = reading_edits(self.model, self.nodes, values.__setitem__) if self.kind == "source" else []
+
+        def keep(node: Node, value: Tensor) -> None:
+            part = value if cut is None else cut(node, value)
+            # a view would hold on to the whole
+            values[node] = value if part is value else part.clone()
+
+        edits = reading_edits(self.model, self.nodes, keep) if self.kind == "source" else []
         with installed_edits(self.model, edits):
             logits = self.model(self.tokens[rows], mask, keep_columns=readout.columns)
         if self._others is not None:
