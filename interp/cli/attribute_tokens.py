@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from interp.cli.options import (
+    DeviceOption,
+    MetricOption,
+    ModelOption,
+    OutOption,
+    ProgressOption,
+    TaskFileOption,
+    TaskOption,
+    TaskOptionsOption,
+)
+
 
 def run_tokens(
-    model: Annotated[str, typer.Option(help="A bundled name, a folder or a hub id.")] = "mix-4l",
-    task: Annotated[str | None, typer.Option(help="A task's name (interp tasks); ioi by default.")] = None,
-    task_file: Annotated[
-        Path | None,
-        typer.Option(help="Your own pairs: CSV or JSONL with columns clean, corrupted, answer, wrong."),
-    ] = None,
-    option: Annotated[
-        list[str] | None, typer.Option(help="An option of the task, key=value; may be repeated.")
-    ] = None,
+    model: ModelOption = "mix-4l",
+    task: TaskOption = None,
+    task_file: TaskFileOption = None,
+    option: TaskOptionsOption = None,
     method: Annotated[
         str, typer.Option(help="Any of interp patch --method; exact replaces every token and runs.")
     ] = "relevance",
@@ -26,19 +31,16 @@ def run_tokens(
         typer.Option(help="What a token is replaced by: zero, source, mean, mean-per-position, resample."),
     ] = "zero",
     run: Annotated[str, typer.Option(help="clean or corrupted prompts.")] = "clean",
-    metric: Annotated[str | None, typer.Option(help="A metric's name; the task's own by default.")] = None,
+    metric: MetricOption = None,
     n: Annotated[int | None, typer.Option(help="Prompt pairs: 16 by default, all of a file.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Which prompts, and the choices of resample.")] = 0,
     check: Annotated[
         bool, typer.Option(help="Mask the first, the last and random tokens, and compare the damage.")
     ] = True,
     shown: Annotated[int, typer.Option(help="Prompts printed.", min=0)] = 6,
-    out: Annotated[
-        list[Path] | None,
-        typer.Option(help="A result file: .html .json .parquet .csv .safetensors; may be repeated."),
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
-    progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
+    out: OutOption = None,
+    device: DeviceOption = None,
+    progress: ProgressOption = True,
 ) -> None:
     """Score every token of every prompt, print them in colour, and test whether the ranking means anything.
 

@@ -22,6 +22,9 @@ QuickOption = Annotated[bool, typer.Option("--quick", help="Fewer sizes and repe
 CsvOption = Annotated[Path | None, typer.Option(help="Append the rows to this CSV file.")]
 SeedOption = Annotated[int, typer.Option(help="Of weights, prompts and sampled sites.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="Of PyTorch; by default as many as it has.", min=1)]
+ShapesOption = Annotated[
+    list[str] | None, typer.Option(help="LAYERSxWIDTH of a GPT-2 model; may be repeated.")
+]
 DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
 
 
@@ -40,9 +43,7 @@ def list_benchmarks(context: typer.Context) -> None:
 def run_sweep(
     quick: QuickOption = False,
     csv: CsvOption = None,
-    shape: Annotated[
-        list[str] | None, typer.Option(help="LAYERSxWIDTH of a GPT-2 model; may be repeated.")
-    ] = None,
+    shape: ShapesOption = None,
     difference: Annotated[
         list[int] | None, typer.Option(help="First of 16 positions that differ; may be repeated.")
     ] = None,
@@ -97,9 +98,7 @@ def run_growth(
 def run_attribution(
     quick: QuickOption = False,
     csv: CsvOption = None,
-    shape: Annotated[
-        list[str] | None, typer.Option(help="LAYERSxWIDTH of a GPT-2 model; may be repeated.")
-    ] = None,
+    shape: ShapesOption = None,
     seed: SeedOption = 0,
     threads: ThreadsOption = None,
     device: DeviceOption = "cpu",

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from interp.cli.options import (
+    AblationOption,
+    DeviceOption,
+    DirectionOption,
+    MetricOption,
+    OutOption,
+    PairsOption,
+    ProgressOption,
+    TaskFileOption,
+)
 
 
 def run_comparison(
@@ -15,30 +25,22 @@ def run_comparison(
     task: Annotated[
         list[str] | None, typer.Option(help="A task's name (interp tasks); may be repeated.")
     ] = None,
-    task_file: Annotated[
-        Path | None,
-        typer.Option(help="Your own pairs: CSV or JSONL with columns clean, corrupted, answer, wrong."),
-    ] = None,
+    task_file: TaskFileOption = None,
     sites: Annotated[
         str, typer.Option(help="Comma-separated, such as resid_pre,z.")
     ] = "resid_pre,attn_out,mlp_out",
     methods: Annotated[
         str, typer.Option(help="Comma-separated; interp patch --help lists them.")
     ] = "attribution,attribution*,ig,relevance",
-    direction: Annotated[str, typer.Option(help="denoise or noise.")] = "denoise",
-    ablation: Annotated[
-        str, typer.Option(help="source, zero, mean, mean-per-position or resample.")
-    ] = "source",
-    metric: Annotated[str | None, typer.Option(help="A metric's name; the task's own by default.")] = None,
-    n: Annotated[int | None, typer.Option(help="Prompt pairs: 32 by default, all of a file.", min=1)] = None,
+    direction: DirectionOption = "denoise",
+    ablation: AblationOption = "source",
+    metric: MetricOption = None,
+    n: PairsOption = None,
     seed: Annotated[int, typer.Option(help="Which prompts.")] = 0,
     memory: Annotated[bool, typer.Option(help="Measure peak memory too, in one more run of each.")] = True,
-    out: Annotated[
-        list[Path] | None,
-        typer.Option(help="A result file: .html .json .parquet .csv .safetensors; may be repeated."),
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
-    progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
+    out: OutOption = None,
+    device: DeviceOption = None,
+    progress: ProgressOption = True,
 ) -> None:
     """Compare estimates with exact patching of every place: correlation, time and memory.
 

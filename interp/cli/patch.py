@@ -7,19 +7,28 @@ from typing import Annotated, Any
 
 import typer
 
+from interp.cli.options import (
+    AblationOption,
+    DeviceOption,
+    DirectionOption,
+    MetricOption,
+    ModelOption,
+    OutOption,
+    PairsOption,
+    ProgressOption,
+    TaskFileOption,
+    TaskOption,
+    TaskOptionsOption,
+)
+
 
 def run_patch(
-    model: Annotated[str, typer.Option(help="A bundled name, a folder or a hub id.")] = "mix-4l",
-    task: Annotated[str | None, typer.Option(help="A task's name (interp tasks); ioi by default.")] = None,
-    task_file: Annotated[
-        Path | None,
-        typer.Option(help="Your own pairs: CSV or JSONL with columns clean, corrupted, answer, wrong."),
-    ] = None,
-    option: Annotated[
-        list[str] | None, typer.Option(help="An option of the task, key=value; may be repeated.")
-    ] = None,
+    model: ModelOption = "mix-4l",
+    task: TaskOption = None,
+    task_file: TaskFileOption = None,
+    option: TaskOptionsOption = None,
     sites: Annotated[str, typer.Option(help="Comma-separated, such as z,resid_pre@END.")] = "z,resid_pre",
-    direction: Annotated[str, typer.Option(help="denoise or noise.")] = "denoise",
+    direction: DirectionOption = "denoise",
     method: Annotated[
         str,
         typer.Option(
@@ -32,11 +41,9 @@ def run_patch(
     ] = True,
     verify_top: Annotated[int, typer.Option(help="How many of the first ones are checked.", min=0)] = 20,
     verify_sample: Annotated[int, typer.Option(help="How many of the others, drawn at random.", min=0)] = 20,
-    ablation: Annotated[
-        str, typer.Option(help="source, zero, mean, mean-per-position or resample.")
-    ] = "source",
-    metric: Annotated[str | None, typer.Option(help="A metric's name; the task's own by default.")] = None,
-    n: Annotated[int | None, typer.Option(help="Prompt pairs: 32 by default, all of a file.", min=1)] = None,
+    ablation: AblationOption = "source",
+    metric: MetricOption = None,
+    n: PairsOption = None,
     seed: Annotated[int, typer.Option(help="Which prompts, and the choices of resample.")] = 0,
     backend: Annotated[str, typer.Option(help="auto, wavefront or hooked.")] = "auto",
     memory: Annotated[
@@ -50,15 +57,12 @@ def run_patch(
         str, typer.Option(help="MLPs between sender and receivers: frozen or recomputed.")
     ] = "frozen",
     top: Annotated[int, typer.Option(help="Places in the terminal's table.", min=1)] = 10,
-    out: Annotated[
-        list[Path] | None,
-        typer.Option(help="A result file: .html .json .parquet .csv .safetensors; may be repeated."),
-    ] = None,
+    out: OutOption = None,
     json: Annotated[Path | None, typer.Option(help="As --out, a .json file.")] = None,
     parquet: Annotated[Path | None, typer.Option(help="As --out, a .parquet file.")] = None,
     scores: Annotated[Path | None, typer.Option(help="As --out, a .safetensors file.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
-    progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
+    device: DeviceOption = None,
+    progress: ProgressOption = True,
 ) -> None:
     """Patch the activation at each site and score what becomes of the metric.
 

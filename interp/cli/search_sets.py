@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from interp.cli.options import (
+    AblationOption,
+    DeviceOption,
+    DirectionOption,
+    MetricOption,
+    ModelOption,
+    OutOption,
+    PairsOption,
+    ProgressOption,
+    TaskFileOption,
+    TaskOption,
+    TaskOptionsOption,
+)
 
 if TYPE_CHECKING:
     from interp.types import Site
 
 
 def run_search(
-    model: Annotated[str, typer.Option(help="A bundled name, a folder or a hub id.")] = "mix-4l",
-    task: Annotated[str | None, typer.Option(help="A task's name (interp tasks); ioi by default.")] = None,
-    task_file: Annotated[
-        Path | None,
-        typer.Option(help="Your own pairs: CSV or JSONL with columns clean, corrupted, answer, wrong."),
-    ] = None,
-    option: Annotated[
-        list[str] | None, typer.Option(help="An option of the task, key=value; may be repeated.")
-    ] = None,
+    model: ModelOption = "mix-4l",
+    task: TaskOption = None,
+    task_file: TaskFileOption = None,
+    option: TaskOptionsOption = None,
     site: Annotated[str, typer.Option(help="Whose cells make the sets, such as z or z,mlp_out.")] = "z",
     size: Annotated[int, typer.Option(help="Members of a set.", min=2)] = 2,
     how: Annotated[str, typer.Option(help="exhaustive or greedy.")] = "exhaustive",
@@ -28,20 +36,15 @@ def run_search(
         str | None,
         typer.Option(help="Only so many cells of the largest effect alone, or these sites: z[0.1],z[1.0]."),
     ] = None,
-    direction: Annotated[str, typer.Option(help="denoise or noise.")] = "denoise",
-    ablation: Annotated[
-        str, typer.Option(help="source, zero, mean, mean-per-position or resample.")
-    ] = "source",
-    metric: Annotated[str | None, typer.Option(help="A metric's name; the task's own by default.")] = None,
-    n: Annotated[int | None, typer.Option(help="Prompt pairs: 32 by default, all of a file.", min=1)] = None,
+    direction: DirectionOption = "denoise",
+    ablation: AblationOption = "source",
+    metric: MetricOption = None,
+    n: PairsOption = None,
     seed: Annotated[int, typer.Option(help="Which prompts, and the choices of resample.")] = 0,
     top: Annotated[int, typer.Option(help="Sets in the terminal's tables.", min=1)] = 10,
-    out: Annotated[
-        list[Path] | None,
-        typer.Option(help="A result file: .html .json .parquet .csv .safetensors; may be repeated."),
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...")] = None,
-    progress: Annotated[bool, typer.Option(help="Show progress bars.")] = True,
+    out: OutOption = None,
+    device: DeviceOption = None,
+    progress: ProgressOption = True,
 ) -> None:
     """Patch sets of places together: what they do beyond the sum of each alone.
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from interp.errors import PatchError
 from interp.results import Estimate, MethodAgreement, Provenance
 
-_N_RESAMPLES = 1000
+N_RESAMPLES = 1000
 _LARGEST = 1 << 22
 """Numbers that are resampled at once."""
 
@@ -39,8 +39,7 @@ def measure_agreement(
     Statistics that are undefined (fewer than two different effects) are NaN. Raises
     :class:`PatchError` for a confidence outside (0, 1).
     """
-    if not 0 < confidence < 1:
-        raise PatchError(f"confidence must lie between 0 and 1; got {confidence}.")
+    check_confidence(confidence)
     x, y = (effects.detach().double().cpu().numpy() for effects in (exact, approximate))
     order = np.abs(y) if ranking is None else ranking.detach().double().cpu().numpy()
     k = min(len(x), max(1, round(len(x) / 10)) if k is None else k)
@@ -69,16 +68,27 @@ def _bootstrap(statistic: Statistic, x: np.ndarray, y: np.ndarray, confidence: f
     draw = np.random.default_rng(seed)
     size = max(1, _LARGEST // len(x))
     found: list[np.ndarray] = []
-    for start in range(0, _N_RESAMPLES, size):
-        picked = draw.integers(0, len(x), (min(size, _N_RESAMPLES - start), len(x)))
+    for start in range(0, N_RESAMPLES, size):
+        picked = draw.integers(0, len(x), (min(size, N_RESAMPLES - start), len(x)))
         found.append(statistic(x[picked], y[picked]))
     every = np.concatenate(found)
     every = every[np.isfinite(every)]
     if not len(every) or not np.isfinite(value):
         return Estimate(value, float("nan"), float("nan"))
+    return estimate_from(value, every, confidence)
+
+
+def check_confidence(confidence: float) -> None:
+    """Raise :class:`PatchError` for a coverage that is no share between 0 and 1."""
+    if not 0 < confidence < 1:
+        raise PatchError(f"confidence must lie between 0 and 1; got {confidence}.")
+
+
+def estimate_from(value: float, resamples: np.ndarray, confidence: float) -> Estimate:
+    """A number with the percentile interval of its resamples."""
     tail = (1 - confidence) / 2
-    low, high = np.quantile(every, (tail, 1 - tail))
-    return Estimate(value, float(low), float(high))
+    low, high = np.quantile(resamples, (tail, 1 - tail))
+    return Estimate(float(value), float(low), float(high))
 
 
 def _pearson(x: np.ndarray, y: np.ndarray) -> np.ndarray:

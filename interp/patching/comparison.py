@@ -13,7 +13,7 @@ from interp.errors import PatchError
 from interp.models.memory_meter import measure_peak
 from interp.models.model import Model
 from interp.patching.agreement import measure_agreement
-from interp.patching.attribution.methods import MethodLike, resolve_method
+from interp.patching.attribution.methods import Method, MethodLike, resolve_method
 from interp.patching.budget import DEFAULT_BUDGET
 from interp.patching.patch import patch
 from interp.results import MethodAgreement, MethodComparison, MethodCost, MethodRow, PatchScores
@@ -31,7 +31,7 @@ def compare_methods(
     model: Model | None,
     tasks: PromptPairs | Iterable[PromptPairs] | Cases,
     sites: SiteLike | Iterable[SiteLike] = DEFAULT_SITES,
-    methods: Iterable[MethodLike] = DEFAULT_METHODS,
+    methods: MethodLike | Iterable[MethodLike] = DEFAULT_METHODS,
     *,
     direction: Direction = "denoise",
     ablation: Ablation = "source",
@@ -55,7 +55,8 @@ def compare_methods(
     Raises :class:`PatchError` without a method or with ``exact`` among them, and as
     :func:`interp.patch` does.
     """
-    chosen = [(method, resolve_method(method)) for method in methods]
+    listed = [methods] if isinstance(methods, str | Method) else list(methods)
+    chosen = [(method, resolve_method(method)) for method in listed]
     if not chosen or any(found is None for _, found in chosen):
         raise PatchError(
             "compare_methods needs at least one approximate method, and compares each with exact patching itself; "

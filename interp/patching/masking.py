@@ -12,6 +12,7 @@ from torch import Tensor
 
 from interp.errors import PatchError, unknown_name
 from interp.models.model import Model
+from interp.patching.agreement import N_RESAMPLES, check_confidence, estimate_from
 from interp.patching.budget import DEFAULT_BUDGET
 from interp.patching.cells import Cell, columns_of, plan_sweep
 from interp.patching.prepared import Prepared, prepare
@@ -19,8 +20,6 @@ from interp.results import Estimate, MaskingCheck, PatchScores, Provenance, Toke
 from interp.tasks.base import PromptPairs
 from interp.tasks.metrics import MetricLike
 from interp.types import Ablation, Direction, parse_site
-
-_N_RESAMPLES = 1000
 
 Group = tuple[Cell, ...]
 
@@ -55,7 +54,8 @@ def check_masking(
     ``mask_with`` is an ablation, by default the one the scores were made with. ``metric`` must be
     given again where it was a function.
 
-    Raises :class:`PatchError` for fractions outside (0, 1], for scores of other prompts, and where
+    Raises :class:`PatchError` for fractions outside (0, 1], for scores of prompts of other lengths or of
+    other sites, and where
     no random set is drawn.
     """
     if not fractions or any(not 0 < fraction <= 1 for fraction in fractions):
@@ -64,6 +64,7 @@ def check_masking(
         raise PatchError(
             f"check_masking compares with random sets; n_random must be at least 1, got {n_random}."
         )
+    check_confidence(confidence)
     made = scores.provenance
     draw = torch.Generator().manual_seed(seed)
     direction: Direction
@@ -168,10 +169,8 @@ def _site_groups(
 def _estimate(gap: Float[Tensor, " prompt"], confidence: float, seed: int) -> Estimate:
     values = gap.double().numpy()
     draw = np.random.default_rng(seed)
-    means = values[draw.integers(0, len(values), (_N_RESAMPLES, len(values)))].mean(1)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means, (tail, 1 - tail))
-    return Estimate(float(values.mean()), float(low), float(high))
+    means = values[draw.integers(0, len(values), (N_RESAMPLES, len(values)))].mean(1)
+    return estimate_from(values.mean(), means, confidence)
 
 
 def _provenance(prepared: Prepared, made: Provenance) -> Provenance:

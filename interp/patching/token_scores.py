@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from interp.models.model import Model
-from interp.patching.attribution.methods import MethodLike, resolve_method
+from interp.patching.attribution.methods import MethodLike
 from interp.patching.budget import DEFAULT_BUDGET
 from interp.patching.patch import patch
 from interp.patching.prepared import check_choice
@@ -75,10 +75,8 @@ def attribute_tokens(
     base = _base_metric(found, model, task, run, metric)
     values = base[:, None] - found.T
     inside = torch.arange(values.shape[1])[None] < task.lengths.cpu()[:, None]
-    label = resolve_method(method)
     made = replace(
         scores.provenance,
-        method="exact" if label is None else label.label,
         direction=None,
         seconds=time.perf_counter() - started,
     )

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from interp.errors import PatchError
 from interp.models.model import Model
-from interp.patching.agreement import measure_agreement
+from interp.patching.agreement import check_confidence, measure_agreement
 from interp.patching.attribution.run import WITHIN
 from interp.patching.budget import DEFAULT_BUDGET
 from interp.patching.cells import Sweep, plan_sweep
@@ -118,6 +118,7 @@ def check_against_exact(
         raise PatchError("these scores are exact; there is nothing to verify.")
     if (top is not None and top < 0) or sample < 0 or top == sample == 0:
         raise PatchError(f"verify needs at least one site to check; got top={top}, sample={sample}.")
+    check_confidence(confidence)
     keys = list(scores)
     effects = torch.cat([scores.effects(key).flatten() for key in keys])
     ranking = torch.cat([scores.magnitudes(key).flatten() for key in keys])
@@ -128,7 +129,7 @@ def check_against_exact(
     prepared = prepare(model, task, components, backend=backend, **options)
     exact = prepared.scores([(cell,) for cell in chosen], memory_budget, progress).mean(-1)
     clean, corrupted = prepared.clean, prepared.corrupted
-    _refuse_other_prompts(scores, clean, corrupted)
+    _refuse_other_prompts(scores, len(task), clean, corrupted)
     base = corrupted if scores.direction == "denoise" else clean
     gap = clean - corrupted
     values = (exact - base) / gap if gap else torch.full_like(exact, float("nan"))
@@ -173,13 +174,19 @@ def _names(scores: PatchScores, keys: Sequence[str]) -> list[str]:
     return found
 
 
-def _refuse_other_prompts(scores: PatchScores, clean: float, corrupted: float) -> None:
+def _refuse_other_prompts(scores: PatchScores, n_prompts: int, clean: float, corrupted: float) -> None:
     first = next(iter(scores.values()))
     size = max(abs(clean), abs(corrupted), abs(clean - corrupted), 1e-6)
     if max(abs(first.clean - clean), abs(first.corrupted - corrupted)) > _SAME * size + _half(scores):
         raise PatchError(
             f"these scores were made where the metric was {first.clean:.4g} clean and {first.corrupted:.4g} "
             f"corrupted; here it is {clean:.4g} and {corrupted:.4g}. Give the same model, prompts and metric."
+        )
+
+    made = scores.provenance.n_prompts
+    if made not in (None, n_prompts):
+        raise PatchError(
+            f"these scores are of {made} prompt pairs, the task has {n_prompts}; give those that they were made with."
         )
 
 

@@ -56,6 +56,12 @@ def test_several_models_in_one_table(task):
     assert found.provenance.metric is None
 
 
+def test_one_method_may_be_given_alone(task):
+    model = specimen("gpt2").model
+    found = interp.compare_methods(model, task, "z", "attribution", progress=False)
+    assert found.methods == ("attribution",)
+
+
 def test_wrong_choices(task):
     model = specimen("gpt2").model
     with pytest.raises(PatchError, match="at least one approximate method"):

@@ -75,9 +75,7 @@ def test_against_the_other_prompt_only_changed_tokens_count(model, task):
 def test_texts_and_records(model, task, tmp_path):
     scores = interp.attribute_tokens(model, task, progress=False)
     assert [len(row) for row in scores.tokens] == task.lengths.tolist()
-    assert scores.top(1)[0][3] == pytest.approx(float(scores.values.nan_to_num(0).abs().max()), abs=1e-6) or (
-        -scores.top(1)[0][3] == pytest.approx(float(scores.values.nan_to_num(0).abs().max()), abs=1e-6)
-    )
+    assert abs(scores.top(1)[0][3]) == pytest.approx(float(scores.values.nan_to_num(0).abs().max()), abs=1e-6)
     scores.save(tmp_path / "t.safetensors")
     loaded = interp.TokenScores.load(tmp_path / "t.safetensors")
     assert torch.equal(loaded.values.nan_to_num(9), scores.values.nan_to_num(9))
@@ -141,6 +139,8 @@ def test_wrong_choices(model, task):
         check_masking(model, task, scores, n_random=0)
     with pytest.raises(PatchError, match="tokens"):
         check_masking(model, task.select([1, 0, 2]), scores)
+    with pytest.raises(PatchError, match="confidence"):
+        check_masking(model, task, scores, confidence=5)
     with pytest.raises(PatchError, match="run"):
         interp.attribute_tokens(model, task, run="cleen")
     sites = interp.patch(model, task, ["z", "mlp_out"], method="attribution", progress=False)

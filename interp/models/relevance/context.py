@@ -88,9 +88,8 @@ class _Installed:
     def __init__(self, model: Model, rules: RelevanceRules, operations: tuple[Operation, ...]) -> None:
         self.model = model
         self.rules = rules
-        traits = model.traits
-        self.operations = tuple(item for item in operations if rules.name_at(item, traits) != GRADIENT)
-        self.surrogates = Surrogates(rules, traits, model.weights)
+        self.operations = tuple(item for item in operations if rules.name_at(item) != GRADIENT)
+        self.surrogates = Surrogates(rules, model.traits, model.weights)
         self.cap = next((item for item in self.operations if item.output == LOGITS), None)
         self.seen: dict[str, Tensor] = {}
         self.n_forwards = 0

@@ -61,5 +61,5 @@ def rule_table(model: Model, rules: str | RelevanceRules = "relp") -> RuleTable:
 
 def build_table(model: Model, rules: RelevanceRules, operations: tuple[Operation, ...]) -> RuleTable:
     """The table of rules that were checked to fit."""
-    rows = tuple(RuleRow(item.name, item.kind, rules.name_at(item, model.traits)) for item in operations)
+    rows = tuple(RuleRow(item.name, item.kind, rules.name_at(item)) for item in operations)
     return RuleTable(model.name, model.traits.family, rules.name, rows)

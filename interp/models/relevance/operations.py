@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 from interp.errors import RuleError
 from interp.models.model import Model
@@ -17,7 +17,6 @@ from interp.models.relevance.modules import refuse_unknown_modules
 Kind = Literal["norm", "activation", "gate", "softmax", "pattern_value", "query_key", "soft_cap"]
 """What an operation does: normalise; act on each neuron; act and multiply (a gated MLP); weigh
 scores; multiply pattern and value, query and key; cap the logits."""
-KINDS = get_args(Kind)
 
 LOGITS = "logits"
 """Stands for the model's output where a hook point would."""

@@ -101,7 +101,7 @@ class RelevanceRules:
         """The rule of the user's own that stands at an operation, if any."""
         return next((rule for rule in self.custom if fnmatchcase(operation.name, rule.at)), None)
 
-    def name_at(self, operation: Operation, traits: Traits) -> str:
+    def name_at(self, operation: Operation) -> str:
         """The rule at an operation, as a table shows it; ``gradient`` where there is none."""
         own = self.user_rule(operation)
         if own is not None:

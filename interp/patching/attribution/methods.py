@@ -72,6 +72,8 @@ class IntegratedGradients:
             raise PatchError(unknown_name("path of integrated gradients", str(self.over), get_args(Path)))
         if self.quadrature not in get_args(Quadrature):
             raise PatchError(unknown_name("quadrature", str(self.quadrature), get_args(Quadrature)))
+        if not isinstance(self.steps, int):
+            raise PatchError(f"steps of integrated gradients are a whole number; got {self.steps!r}.")
         if self.steps < 1:
             raise PatchError(f"integrated gradients need at least one step; got {self.steps}.")
 

@@ -52,7 +52,7 @@ class Attributed:
     scores: tuple[Float[Tensor, "_cell prompt"], ...]
     """Of each sweep's cells: the metric of every prompt as it is estimated to be after patching."""
     magnitudes: tuple[Float[Tensor, "... prompt"], ...] | None
-    """Of AtP*: how far the metric could move, in its units."""
+    """Of AtP*: GradDrop's mean size of the effect, in units of the metric."""
     clean: Float[Tensor, " prompt"]
     corrupted: Float[Tensor, " prompt"]
     notes: tuple[str, ...]

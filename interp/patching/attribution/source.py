@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import get_args
 
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from interp.errors import PatchError
 from interp.models.hooks import installed_edits
 from interp.models.interventions import other_rows
 from interp.models.model import Model
@@ -74,8 +72,6 @@ class Source:
         seed: int,
     ) -> None:
         check_kind(task, ablation)
-        if ablation not in get_args(Ablation):
-            raise PatchError(f"unknown ablation {ablation!r}.")
         self.model = model
         self.nodes = tuple(sorted(set(nodes)))
         self.kind: Ablation = ablation

@@ -182,3 +182,16 @@ def test_resampling_is_seeded() -> None:
     assert other_rows(4, 0).tolist() != other_rows(4, 3).tolist()
     a, b, c = (patch(task=task, ablation="resample", seed=seed)["z"].raw for seed in (0, 3, 0))
     assert torch.equal(a, c) and not torch.equal(a, b)
+
+
+def test_scores_of_more_prompts_are_not_verified_on_fewer() -> None:
+    model = specimen("gpt2").model
+    task = random_task([6, 6], "right", [1, 2], seed=1)
+    scores = interp.patch(model, task.select([0, 0, 0]), "z", method="attribution", progress=False)
+    with pytest.raises(PatchError, match="3 prompt pairs, the task has 2"):
+        interp.verify_scores(model, task.select([0, 0]), scores, progress=False)
+
+
+def test_steps_are_a_whole_number() -> None:
+    with pytest.raises(PatchError, match="whole number; got '10'"):
+        interp.IntegratedGradients(steps="10")  # type: ignore[arg-type]
