@@ -46,6 +46,10 @@ class RuleError(InterpError):
     """A relevance rule is unknown, does not cover a part of the model, or never acted."""
 
 
+class CircuitError(InterpError):
+    """A graph, a circuit or a search for one was asked for something that has no meaning."""
+
+
 class LensError(InterpError):
     """A lens or a head score was asked for something that has no meaning."""
 

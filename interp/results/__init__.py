@@ -7,10 +7,15 @@ from interp.results.attention import AttentionPatterns as AttentionPatterns
 from interp.results.attention import HeadRole as HeadRole
 from interp.results.attention import HeadScores as HeadScores
 from interp.results.attention import RankedHead as RankedHead
+from interp.results.circuit import Circuit as Circuit
 from interp.results.comparison import MethodComparison as MethodComparison
 from interp.results.comparison import MethodCost as MethodCost
 from interp.results.comparison import MethodRow as MethodRow
 from interp.results.conservation import Conservation as Conservation
+from interp.results.edges import EdgeScores as EdgeScores
+from interp.results.edges import RankedEdge as RankedEdge
+from interp.results.graph import Graph as Graph
+from interp.results.graph import MlpUnits as MlpUnits
 from interp.results.history import TrainingHistory as TrainingHistory
 from interp.results.lens import LensTargets as LensTargets
 from interp.results.lens import LogitAttribution as LogitAttribution
