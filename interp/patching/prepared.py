@@ -53,7 +53,7 @@ class Prepared:
         self.reference = reference
         self.seed = seed
         self.readout = Readout(self.task, resolve_metric(metric, self.task))
-        self.stack, self.backend_reason = _choose(model, backend)
+        self.stack, self.backend_reason = choose_stack(model, backend)
         self.notes: dict[str, None] = {}
         """What the engine had to say; once each, however often it ran."""
         self.n_run = 0
@@ -89,11 +89,19 @@ class Prepared:
             self._baselines = (self._baseline(self.task.clean), self._baseline(self.task.corrupted))
         return self._baselines
 
-    @torch.no_grad()
+    def scores_unpatched(self) -> tuple[Float[Tensor, " prompt"], Float[Tensor, " prompt"]]:
+        """The metric of every prompt in the clean and in the corrupted run."""
+        self.readout.take_reference(self.model)
+        return self._score_run(self.task.clean), self._score_run(self.task.corrupted)
+
     def _baseline(self, tokens: Tensor) -> float:
+        return float(self._score_run(tokens).mean())
+
+    @torch.no_grad()
+    def _score_run(self, tokens: Tensor) -> Float[Tensor, " prompt"]:
         logits = self.model(tokens, self.task.attention_mask, keep_columns=self.readout.columns)
         prompts = torch.arange(len(self.task), device=logits.device)
-        return float(self.readout.score(logits, prompts).float().mean())
+        return self.readout.score(logits, prompts).float()
 
     def scores(
         self, groups: Sequence[Sequence[Cell]], memory_budget: int, progress: bool
@@ -213,8 +221,11 @@ def prepare(
     return Prepared(model, task, components, direction, ablation, metric, reference, seed, backend)
 
 
-def _choose(model: Model, backend: str) -> tuple[Stack | None, str]:
-    """The block functions to patch with, ``None`` for hooks, and why."""
+def choose_stack(model: Model, backend: str) -> tuple[Stack | None, str]:
+    """The block functions to patch with, ``None`` for hooks, and why.
+
+    Raises :class:`PatchError` where they were asked for and do not cover the model.
+    """
     if backend == "hooked":
         return None, "asked for"
     try:

@@ -74,7 +74,7 @@ class Reader:
             return f"a{self.layer}.{head}{self.index}<{self.kind}>"
         if self.kind == "logits":
             return LOGITS
-        return str(Writer(self.kind, self.layer, self.index))
+        return f"m{self.layer}" + ("" if self.kind == "mlp" else f".{self.kind[0]}{self.index}")
 
 
 @dataclass(frozen=True)

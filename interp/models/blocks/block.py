@@ -81,7 +81,9 @@ class Block:
         scores = products.mul_(self.traits.attn_scale)
         scores = scores.view(len(scores), -1, scores.shape[2] // group, scores.shape[3])
         if self.traits.attn_soft_cap is not None:
-            scores = scores.div_(self.traits.attn_soft_cap).tanh_().mul_(self.traits.attn_soft_cap)
+            capped = scores.div_(self.traits.attn_soft_cap).tanh_()
+            # its own value is what autograd keeps of a tanh
+            scores = (capped.mul if capped.requires_grad else capped.mul_)(self.traits.attn_soft_cap)
         return scores.masked_fill_(~visible, torch.finfo(scores.dtype).min)
 
     def weigh(self, scores: Float[Tensor, "*rest src"]) -> Float[Tensor, "*rest src"]:

@@ -72,6 +72,21 @@ def attend(
         _watch_stream("resid_mid", layer, waves, watcher)
 
 
+def mix_heads(
+    block: Block,
+    wave: Wave,
+    q: Float[Tensor, "row pos head d_head"],
+    k: Float[Tensor, "row pos kv_head d_head"],
+    v: Float[Tensor, "row pos kv_head d_head"],
+    base: KeyValues,
+) -> Float[Tensor, "row pos head d_head"]:
+    """``z`` of every head from queries, keys and values given at a wave's columns, raw as the model projects them.
+
+    Of the wave only the rows and columns matter; before its first column keys and values are the base run's.
+    """
+    return _mix_values(block, wave, q, *_meet(block, wave, k, v, base, BLIND), base, BLIND)
+
+
 def run_mlp(stack: Stack, layer: int, waves: Sequence[Wave], watcher: Watcher = BLIND) -> None:
     """Run the MLP of one layer on all waves, in place: to resid_post."""
     if not waves:
@@ -83,7 +98,7 @@ def run_mlp(stack: Stack, layer: int, waves: Sequence[Wave], watcher: Watcher = 
         if any(watcher.wants(part, layer) for part in _MLP_PARTS):
             flat = _watched_mlp(block, x, waves, watcher)
         else:
-            flat = _mlp_in_parts(block, x)
+            flat = mlp_in_parts(block, x)
         outs = _watch("mlp_out", layer, waves, _views(block.finish_mlp(flat), waves), watcher)
     for wave, out in zip(waves, outs, strict=True):
         for part in (wave.attn_out, out):
@@ -189,7 +204,8 @@ def _watched_mlp(block: Block, x: Tensor, waves: Sequence[Wave], watcher: Watche
     return out
 
 
-def _mlp_in_parts(block: Block, x: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
+def mlp_in_parts(block: Block, x: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_model"]:
+    """:meth:`Block.mlp` of many tokens, a few at a time, so that its hidden layer stays in the cache."""
     size = MLP_TOKENS if x.device.type == "cpu" else MLP_TOKENS_ON_GPU
     if len(x) <= size:
         return block.mlp(x)

@@ -60,6 +60,23 @@ def as_read(gradient: Tensor, found: Tap) -> Tensor:
     return gradient if found.how == "through_o" else split_heads(gradient, found)
 
 
+def score_under_autograd(
+    readout: Readout, picked: Float[Tensor, "row k c"], prompts: Int[Tensor, " row"]
+) -> Float[Tensor, " row"]:
+    """The metric of every row from what it reads of the logits, under autograd.
+
+    Raises :class:`MetricError` where it has no gradient.
+    """
+    with torch.enable_grad():
+        scores = readout.score_picked(picked, prompts)
+    if not scores.requires_grad:
+        raise MetricError(
+            f"metric {readout.metric.name!r} has no gradient with respect to the logits; compute it from "
+            "the logits with torch, take logit_diff, prob_diff, loss or kl, or use method='exact'."
+        )
+    return scores
+
+
 class GradientRun:
     """One forward of base prompts under autograd, whose backward hands over gradients at nodes.
 
@@ -121,14 +138,7 @@ class GradientRun:
 
         Raises :class:`MetricError` where it has no gradient.
         """
-        with torch.enable_grad():
-            scores = self._readout.score_picked(self.picked, self._prompts)
-        if not scores.requires_grad:
-            raise MetricError(
-                f"metric {self._readout.metric.name!r} has no gradient with respect to the logits; compute it from "
-                "the logits with torch, take logit_diff, prob_diff, loss or kl, or use method='exact'."
-            )
-        return scores
+        return score_under_autograd(self._readout, self.picked, self._prompts)
 
     def backward(
         self, scores: Float[Tensor, " row"], wanted: Sequence[Tensor] = (), again: bool = False

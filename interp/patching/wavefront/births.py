@@ -13,8 +13,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.models.blocks import Stack
-from interp.models.blocks.block import Block
-from interp.models.blocks.geometry import take_columns
 from interp.models.blocks.trace import Trace
 from interp.patching.replacement import restrict, within_subspace
 from interp.patching.wavefront.cells import (
@@ -25,9 +23,9 @@ from interp.patching.wavefront.cells import (
     take_head,
     take_head_first,
 )
+from interp.patching.wavefront.heads import Columns, HeadChanges, base_stream
 from interp.patching.wavefront.values import Values
-
-Columns = Int[Tensor, "row pos"] | slice
+from interp.types import PATTERN_COMPONENTS
 
 
 def base_needs(component: str, layer: int, stack: Stack) -> set[tuple[str, int]]:
@@ -59,14 +57,7 @@ class Births:
         self.base = base
         self.new = new
         self.cells = cells
-
-    def base_stream(
-        self, entry: int, prompts: Int[Tensor, " row"], columns: Columns
-    ) -> Float[Tensor, "row pos d_model"]:
-        """The base run's residual stream at an entry point."""
-        layer, phase = divmod(entry, 2)
-        table = self.base["resid_mid", layer] if phase else self.base.stream[layer]
-        return take_columns(table, prompts, columns)
+        self.heads = HeadChanges(stack, base)
 
     def make(
         self,
@@ -82,7 +73,7 @@ class Births:
         ``stop`` is the column before which keys are seen. All rows have the same component and layer.
         """
         entry = entry_of(component, layer, self.stack.traits)
-        resid = self.base_stream(entry, prompts, columns).clone()
+        resid = base_stream(self.base, entry, prompts, columns).clone()
         for rows, basis in self.cells.by_subspace(cells):
             mine = columns if isinstance(columns, slice) else columns[rows]
             given = (component, layer, cells[rows], prompts[rows], mine)
@@ -110,8 +101,8 @@ class Births:
             heads = self.cells.heads[tokens.cell]
             delta = self.new("z", layer)[(*place, heads)] - self.base["z", layer][(*place, heads)]
             if component == "z":
-                return at, self._attention_change(layer, place, restrict(delta, basis), heads[:, None])
-            result = restrict(self._through_output(layer, delta, heads[:, None]), basis)
+                return at, self.heads.attention_change(layer, place, restrict(delta, basis), heads[:, None])
+            result = restrict(self.heads.through_output(layer, delta, heads[:, None]), basis)
             if not self.stack.traits.post_norms:
                 return at, result
             finish, old = self.stack.blocks[layer].finish_attention, self.base["o", layer][place]
@@ -120,36 +111,6 @@ class Births:
             return at, self._neuron_change(component, layer, tokens.cell, place, basis)
         delta = self.new(component, layer)[place] - self.base[component, layer][place]
         return at, restrict(delta, basis)
-
-    def _through_output(
-        self, layer: int, delta: Float[Tensor, "*rest d"], heads: Int[Tensor, "row n"]
-    ) -> Float[Tensor, "*rest d_model"]:
-        """Changes of heads' outputs, several heads' side by side in the last axis, through W_O."""
-        W_O = self.stack.blocks[layer].weights.W_O
-        out = delta.new_empty(*delta.shape[:-1], W_O.shape[-1])
-        first = heads[:, 0]
-        for head in first.unique().tolist():
-            rows = (first == head).nonzero()[:, 0]
-            weight = W_O[head : head + heads.shape[1]].flatten(0, 1)
-            out[rows] = delta[rows] @ weight
-        return out
-
-    def _attention_change(
-        self,
-        layer: int,
-        place: tuple[Tensor, Tensor],
-        delta: Float[Tensor, "token d"],
-        heads: Int[Tensor, "token n"],
-    ) -> Float[Tensor, "token d_model"]:
-        """What changes of some heads' outputs, side by side in the last axis, do to ``attn_out``."""
-        if not self.stack.traits.post_norms:
-            return self._through_output(layer, delta, heads)
-        # summed before the norm, which would blow up the rounding of a difference: an output of zeros is zeros
-        block, token = self.stack.blocks[layer], torch.arange(len(delta), device=delta.device)
-        z = self.base["z", layer][place]
-        z[token[:, None], heads] += delta.unflatten(-1, (heads.shape[1], -1))
-        new, old = block.output(z.flatten(1)), self.base["o", layer][place]
-        return block.finish_attention(new) - block.finish_attention(old)
 
     def _neuron_change(
         self, component: str, layer: int, cells: Tensor, place: tuple[Tensor, Tensor], basis: Tensor | None
@@ -210,86 +171,35 @@ class Births:
         basis: Tensor | None,
     ) -> Float[Tensor, "row pos d_model"]:
         """Change of the attention's own output where one head's query, key, value or pattern is changed."""
-        block = self.stack.blocks[layer]
-        group = block.traits.group_size
         own = self.cells.heads[cells][:, None]
-        if component in ("k", "v"):
-            kv, heads = own, own * group + torch.arange(group, device=own.device)
-        else:
-            kv, heads = own // group, own
-        every = slice(0, stop)
-        pattern = self._pattern(component, block, cells, prompts, columns, every, (own, kv, heads), basis)
-        values = take_head_first(self.base.values[layer], prompts, every, kv)
-        if component == "v":
-            values = self._patched(component, layer, cells, prompts, every, own, basis).transpose(1, 2)
-        z = pattern @ values
-        old = take_head(self.base["z", layer], prompts, columns, heads)
-        delta = (z.transpose(1, 2) - old).flatten(2)
-        n = delta.shape[1]
-        if isinstance(columns, slice):
-            column = torch.arange(columns.start, columns.stop, device=prompts.device).repeat(len(prompts))
-        else:
-            column = columns.flatten()
-        place = (prompts.repeat_interleave(n), column)
-        heads = heads.repeat_interleave(n, dim=0)
-        return self._attention_change(layer, place, delta.flatten(0, 1), heads).unflatten(0, (-1, n))
+        if component in PATTERN_COMPONENTS:
+            pattern = self._written_pattern(component, layer, cells, prompts, columns, stop, own, basis)
+            return self.heads.by_pattern(layer, prompts, columns, own, pattern)
+        across: Columns = columns if component == "q" else slice(0, stop)
+        old = take_head(self.base[component, layer], prompts, across, own)
+        new = take_head(self.new(component, layer), prompts, across, own)
+        if basis is not None:
+            new = within_subspace(old, new, basis)
+        value = torch.where(self.cells.mask(cells, prompts, across)[:, :, None, None], new, old)
+        return self.heads.by_input(component, layer, prompts, columns, stop, own, value)
 
-    def _pattern(
-        self,
-        component: str,
-        block: Block,
-        cells: Tensor,
-        prompts: Tensor,
-        columns: Columns,
-        every: slice,
-        heads: tuple[Tensor, Tensor, Tensor],
-        basis: Tensor | None,
-    ) -> Float[Tensor, "row head dest src"]:
-        own, kv, served = heads
-        layer = block.layer
-        if component == "v":
-            return take_head_first(self.base["pattern", layer], prompts, columns, served)[..., : every.stop]
-        if component in ("attn_scores", "pattern"):
-            old, new = (
-                take_head_first(table, prompts, columns, own)
-                for table in (self.base[component, layer], self.new(component, layer))
-            )
-            where = self.cells.mask(cells, prompts, columns)[:, None, :, None]
-            if basis is not None:
-                new = within_subspace(old, new, basis)
-            value = torch.where(where, new, old)[..., : every.stop]
-            return value if component == "pattern" else block.weigh(value)
-        geometry = self.base.geometry
-        across = every if component == "k" else columns
-        rotation = [
-            None if table is None else take_columns(table, prompts, across)
-            for table in (geometry.cos, geometry.sin)
-        ]
-        changed = self._patched(component, layer, cells, prompts, across, own, basis)
-        if component == "k":
-            keys = block.turn_keys(changed, *rotation).transpose(1, 2)
-            queries = take_head_first(self.base["queries", layer], prompts, columns, served)
-        else:
-            keys = take_head_first(self.base.keys[layer], prompts, every, kv)
-            queries = block.turn_queries(changed, *rotation).transpose(1, 2)
-        visible = take_columns(geometry.visible[block.window], prompts, columns)[:, None, :, : every.stop]
-        n_served, n_dest = queries.shape[1:3]
-        products = queries.reshape(len(queries), 1, n_served * n_dest, -1) @ keys.transpose(-1, -2)
-        return block.weigh(block.score(products, visible, n_served))
-
-    def _patched(
+    def _written_pattern(
         self,
         component: str,
         layer: int,
         cells: Tensor,
         prompts: Tensor,
         columns: Columns,
-        heads: Tensor,
+        stop: int,
+        own: Int[Tensor, "row 1"],
         basis: Tensor | None,
-    ) -> Float[Tensor, "row pos head d_head"]:
-        """One head's raw query, key or value at these columns, patched where its cell says."""
-        old = take_head(self.base[component, layer], prompts, columns, heads)
-        new = take_head(self.new(component, layer), prompts, columns, heads)
+    ) -> Float[Tensor, "row 1 dest src"]:
+        old, new = (
+            take_head_first(table, prompts, columns, own)
+            for table in (self.base[component, layer], self.new(component, layer))
+        )
+        where = self.cells.mask(cells, prompts, columns)[:, None, :, None]
         if basis is not None:
             new = within_subspace(old, new, basis)
-        return torch.where(self.cells.mask(cells, prompts, columns)[:, :, None, None], new, old)
+        value = torch.where(where, new, old)[..., :stop]
+        return value if component == "pattern" else self.stack.blocks[layer].weigh(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from interp.models.blocks import BLIND, Stack, Trace, Watcher, Wave, attend, run
 from interp.patching.wavefront.births import Births
 from interp.patching.wavefront.cells import CellTable
 from interp.patching.wavefront.edits import Editor
+from interp.patching.wavefront.heads import base_stream
 from interp.patching.wavefront.plan import FULL, RowPlan
 from interp.patching.wavefront.values import Values
 
@@ -30,28 +32,33 @@ class Launch:
     """Place of each row in an earlier launch of the same rows."""
 
 
-class Flights:
+class Flights(ABC):
     """Runs rows of a plan and gives their final residual streams at the columns that are read."""
 
     def __init__(
         self,
         stack: Stack,
         base: Trace,
-        new: Values,
-        cells: CellTable,
         plan: RowPlan,
         read: Int[Tensor, "prompt k"],
         stop: int | None = None,
     ) -> None:
         self.stack = stack
         self.base = base
-        self.new = new
-        self.cells = cells
         self.plan = plan
         self.read = read
-        self.births = Births(stack, base, new, cells)
         self.stop = stop
         """Column before which keys are seen; ``None`` is just after the last one that is read."""
+
+    @abstractmethod
+    def first_stream(
+        self, rows: np.ndarray, prompts: Tensor, columns: Tensor | slice, entry: int, stop: int
+    ) -> Float[Tensor, "row pos d_model"]:
+        """The residual stream with which rows of one first column begin at their entry point."""
+
+    def watcher(self, launches: Sequence[Launch]) -> Watcher:
+        """What is written into rows in flight."""
+        return BLIND
 
     def run(self, rows: np.ndarray) -> tuple[np.ndarray, Float[Tensor, "row k d_model"]]:
         """The same rows in the order of the result, and their streams at the columns that are read.
@@ -59,7 +66,7 @@ class Flights:
         A column before a row's first one is the base run's; what stands there in the result is not.
         """
         launches = self._launches(rows)
-        watcher = self._watcher(launches)
+        watcher = self.watcher(launches)
         n_layers = self.stack.traits.n_layers
         for layer in range(int(self.plan.entry[rows].min()) // 2, n_layers):
             self._begin(launches, 2 * layer)
@@ -87,7 +94,59 @@ class Flights:
             found.append(Launch(Wave(len(found), int(start), stop, none, empty), mine, plan.entry[mine]))
         return found
 
-    def _watcher(self, launches: Sequence[Launch]) -> Watcher:
+    def _to_device(self, numbers: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(numbers)).to(self.read.device)
+
+    def _begin(self, launches: Sequence[Launch], entry: int, narrowed: bool = False) -> None:
+        """Put the rows that enter here in flight."""
+        for launch in launches:
+            rows = launch.rows[launch.entry == entry]
+            if not len(rows):
+                continue
+            prompts = self._to_device(self.plan.prompt[rows])
+            wave = launch.wave
+            columns: Tensor | slice = slice(wave.start, wave.stop)
+            if narrowed and self.read.shape[1] < wave.stop - wave.start:
+                columns = self.read[prompts].clamp(wave.start, wave.stop - 1)
+            resid = self.first_stream(rows, prompts, columns, entry, wave.stop)
+            if isinstance(columns, slice):
+                wave.append(prompts, resid)
+                continue
+            if not wave.n_rows:
+                wave.resid = resid[:0]
+                wave.columns = columns[:0]
+            assert isinstance(wave.columns, Tensor)
+            wave.columns = torch.cat([wave.columns, columns])
+            wave.append(prompts, resid)
+
+    def _finish(self, wave: Wave) -> Float[Tensor, "row k d_model"]:
+        """The streams at the columns that are read, from however many columns the wave holds."""
+        if isinstance(wave.columns, Tensor):
+            return wave.resid
+        at = self.read[wave.prompts].clamp(wave.start, wave.stop - 1) - wave.start
+        return wave.resid.gather(1, at[:, :, None].expand(-1, -1, wave.resid.shape[-1]))
+
+
+class CellFlights(Flights):
+    """Rows in which cells are patched."""
+
+    def __init__(
+        self,
+        stack: Stack,
+        base: Trace,
+        new: Values,
+        cells: CellTable,
+        plan: RowPlan,
+        read: Int[Tensor, "prompt k"],
+        stop: int | None = None,
+    ) -> None:
+        super().__init__(stack, base, plan, read, stop)
+        self.new = new
+        self.cells = cells
+        self.births = Births(stack, base, new, cells)
+
+    def watcher(self, launches: Sequence[Launch]) -> Watcher:
+        """See :meth:`Flights.watcher`."""
         if not self.plan.later:
             return BLIND
         wave_of = np.full(len(self.plan), -1)
@@ -107,34 +166,10 @@ class Flights:
             }
         return Editor(self.stack, self.base, self.new, self.cells, {k: v for k, v in pending.items() if v})
 
-    def _to_device(self, numbers: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(numbers)).to(self.cells.device)
-
-    def _begin(self, launches: Sequence[Launch], entry: int, narrowed: bool = False) -> None:
-        """Put the rows that enter here in flight."""
-        for launch in launches:
-            rows = launch.rows[launch.entry == entry]
-            if not len(rows):
-                continue
-            prompts = self._to_device(self.plan.prompt[rows])
-            wave = launch.wave
-            columns: Tensor | slice = slice(wave.start, wave.stop)
-            if narrowed and self.read.shape[1] < wave.stop - wave.start:
-                columns = self.read[prompts].clamp(wave.start, wave.stop - 1)
-            resid = self._first_stream(rows, prompts, columns, entry, wave.stop)
-            if isinstance(columns, slice):
-                wave.append(prompts, resid)
-                continue
-            if not wave.n_rows:
-                wave.resid = resid[:0]
-                wave.columns = columns[:0]
-            assert isinstance(wave.columns, Tensor)
-            wave.columns = torch.cat([wave.columns, columns])
-            wave.append(prompts, resid)
-
-    def _first_stream(
+    def first_stream(
         self, rows: np.ndarray, prompts: Tensor, columns: Tensor | slice, entry: int, stop: int
     ) -> Float[Tensor, "row pos d_model"]:
+        """See :meth:`Flights.first_stream`."""
         places: dict[tuple[str, int] | None, list[int]] = {}
         for i, number in enumerate(self.plan.birth[rows].tolist()):
             cell = None if number == FULL else self.cells.cells[number]
@@ -144,7 +179,7 @@ class Flights:
             at = self._to_device(np.array(numbers))
             mine = columns if isinstance(columns, slice) else columns[at]
             if place is None:
-                made.append((at, self.births.base_stream(entry, prompts[at], mine)))
+                made.append((at, base_stream(self.base, entry, prompts[at], mine)))
                 continue
             cells = self._to_device(self.plan.birth[rows[numbers]])
             made.append((at, self.births.make(*place, cells, prompts[at], mine, stop)))
@@ -154,10 +189,3 @@ class Flights:
         for at, value in made:
             resid[at] = value
         return resid
-
-    def _finish(self, wave: Wave) -> Float[Tensor, "row k d_model"]:
-        """The streams at the columns that are read, from however many columns the wave holds."""
-        if isinstance(wave.columns, Tensor):
-            return wave.resid
-        at = self.read[wave.prompts].clamp(wave.start, wave.stop - 1) - wave.start
-        return wave.resid.gather(1, at[:, :, None].expand(-1, -1, wave.resid.shape[-1]))

@@ -21,7 +21,8 @@ from interp.models.blocks import Stack, Wave, attend, run_mlp
 from interp.models.traits import Traits
 from interp.patching.cells import Cell
 from interp.patching.wavefront.cells import CellTable
-from interp.patching.wavefront.flights import Flights, Launch
+from interp.patching.wavefront.flights import CellFlights, Launch
+from interp.patching.wavefront.heads import base_stream
 from interp.patching.wavefront.plan import RowPlan
 from interp.patching.wavefront.values import Place
 
@@ -79,7 +80,7 @@ Recorded = dict[tuple[str, int, int], Tensor]
 """What receivers made of carried streams: (component, layer, wave) -> [row, pos, ...]."""
 
 
-class PathFlights(Flights):
+class PathFlights(CellFlights):
     """Runs each row of a plan of senders along its paths, then from its receivers on."""
 
     def __init__(self, paths: Paths, *given: Any) -> None:
@@ -127,7 +128,7 @@ class PathFlights(Flights):
         """From before an MLP to the next layer, the attention of a parallel block included."""
         block = self.stack.blocks[layer]
         for wave in (launch.wave for launch in launches):
-            here = self.births.base_stream(point, wave.prompts, slice(wave.start, wave.stop))
+            here = base_stream(self.base, point, wave.prompts, slice(wave.start, wave.stop))
             change = wave.resid - here
             if self.paths.through_mlps and block.has_mlp:
                 x = block.normalise(wave.resid, block.weights.ln2)
@@ -198,7 +199,7 @@ class PathFlights(Flights):
             columns = slice(launch.wave.start, launch.wave.stop)
             if launch.wave.n_rows == 0:
                 launch.wave.columns = columns
-            launch.wave.append(prompts, self.births.base_stream(entry, prompts, columns))
+            launch.wave.append(prompts, base_stream(self.base, entry, prompts, columns))
 
 
 class _Receiver:

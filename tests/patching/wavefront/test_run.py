@@ -17,7 +17,7 @@ from interp.models.blocks.block import Block
 from interp.models.memory_meter import MemoryMeter
 from interp.patching.prepared import prepare
 from interp.patching.readout import Readout
-from interp.patching.wavefront import run as engine
+from interp.patching.wavefront import pairs, sweep
 from interp.patching.wavefront.flights import Flights
 from interp.tasks.base import PromptPairs
 
@@ -139,7 +139,7 @@ def test_halving_keeps_whole_batches_together(monkeypatch: pytest.MonkeyPatch) -
 def test_prompts_whose_own_runs_do_not_fit_are_halved(monkeypatch: pytest.MonkeyPatch) -> None:
     model, task = specimen("llama").model, random_task([7, 5, 6, 7, 4], "left", [1] * 5, seed=9)
     usual = interp.patch(model, task, ["z", "resid_pre"], progress=False)
-    run, sizes = engine.run_traces, []
+    run, sizes = pairs.run_traces, []
 
     def too_small(stack: Any, tokens: Tensor, *args: Any) -> Any:
         sizes.append(len(tokens))
@@ -147,7 +147,7 @@ def test_prompts_whose_own_runs_do_not_fit_are_halved(monkeypatch: pytest.Monkey
             raise torch.OutOfMemoryError("no room for that many")
         return run(stack, tokens, *args)
 
-    monkeypatch.setattr(engine, "run_traces", too_small)
+    monkeypatch.setattr(pairs, "run_traces", too_small)
     found = interp.patch(model, task, ["z", "resid_pre"], progress=False)
     assert sizes == [5, 3, 2, 1, 2]
     for site in usual:
@@ -185,13 +185,13 @@ def test_an_interrupt_leaves_nothing_behind(where: str, monkeypatch: pytest.Monk
 
 def test_progress_counts_every_site_once(monkeypatch: pytest.MonkeyPatch) -> None:
     bars: list[Any] = []
-    made = engine.tqdm
+    made = sweep.tqdm
 
     def watched(*args: Any, **options: Any) -> Any:
         bars.append(made(*args, **options))
         return bars[-1]
 
-    monkeypatch.setattr(engine, "tqdm", watched)
+    monkeypatch.setattr(sweep, "tqdm", watched)
     for budget in (1, 1 << 30):
         interp.patch(specimen("gpt2").model, small_task(), ["z", "resid_pre"], memory_budget=budget)
         assert bars[-1].n == pytest.approx(bars[-1].total) == 8 + 14

@@ -5,3 +5,6 @@ of the circuit that ends there, the difference that the edge's writer makes: its
 circuit less its ablated output. So the whole graph gives the clean run and no edge gives the ablated
 one.
 """
+
+from interp.circuits.runs.prepared import CircuitRuns as CircuitRuns
+from interp.circuits.runs.prepared import prepare_circuits as prepare_circuits
