@@ -1,7 +1,7 @@
 """Benchmarks: commands that measure this package against its peers, on speed and on agreement.
 
 One file a benchmark (:mod:`~interp.bench.sweep`, :mod:`~interp.bench.growth`,
-:mod:`~interp.bench.attribution`, :mod:`~interp.bench.methods`), each with a ``run_*``
+:mod:`~interp.bench.attribution`, :mod:`~interp.bench.methods`, :mod:`~interp.bench.edges`), each with a ``run_*``
 that gives a :class:`Report`; ``interp/cli/bench.py`` has one command for each. What they share:
 models and prompts (``cases``), the clock, the floor of operations (``flops``), the rows that are kept
 (``rows``) and where they were measured (``setting``). No figure is reported before the numbers agree.
@@ -10,6 +10,8 @@ models and prompts (``cases``), the clock, the floor of operations (``flops``), 
 from interp.bench.attribution import AttributionPlan as AttributionPlan
 from interp.bench.attribution import run_attribution as run_attribution
 from interp.bench.cases import parse_shape as parse_shape
+from interp.bench.edges import EdgesPlan as EdgesPlan
+from interp.bench.edges import run_edges as run_edges
 from interp.bench.growth import GrowthPlan as GrowthPlan
 from interp.bench.growth import run_growth as run_growth
 from interp.bench.methods import MethodsPlan as MethodsPlan

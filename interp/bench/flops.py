@@ -53,6 +53,39 @@ def count_sweep(case: Case, site: str) -> int:
     return case.n_prompts * (both + rows) + n_runs * _readout(case)
 
 
+def count_edges(case: Case) -> int:
+    """Edges between heads (through q, k, v), MLPs, the input and the logits."""
+    n_heads, n_layers = case.shape.n_heads, case.shape.n_layers
+    before = [1 + layer * (n_heads + 1) for layer in range(n_layers + 1)]
+    return sum(3 * n_heads * n + n + n_heads for n in before[:-1]) + before[-1]
+
+
+def count_exact_edges(case: Case) -> int:
+    """Operations of every edge of such a graph patched alone, in every prompt.
+
+    A row begins with what one reader makes of a changed input: one head's query, key or value and its
+    attention, or an MLP; and flies on from there. What a writer changes is computed once.
+    """
+    shape, start = case.shape, case.first_difference
+    d_model, d_head = shape.d_model, shape.d_model // shape.n_heads
+    n, rows = case.n_tokens - start, 0
+    for layer in range(shape.n_layers):
+        is_last = layer == shape.n_layers - 1
+        before = 1 + layer * (shape.n_heads + 1)
+        read = 1 if is_last else n
+        seen = _attention(case, case.n_tokens - 1 if is_last else start) // shape.n_heads
+        after = read * _mlp(case) + (0 if is_last else _run(case, start, layer + 1))
+        # a value changes no score, so its row weighs values only
+        per_head = {"q": (read, seen), "k": (n, seen), "v": (n, seen // 2)}
+        for projected, attention in per_head.values():
+            birth = projected * 2 * d_model * d_head + attention + read * 2 * d_model * d_head
+            rows += before * shape.n_heads * (birth + after)
+        rows += (before + shape.n_heads) * after
+    writers = shape.n_layers * shape.n_heads * n * 2 * d_model * d_head
+    both = _run(case, 0, 0) + _run(case, start, 0)
+    return case.n_prompts * (both + writers + rows + (2 + count_edges(case)) * _readout(case))
+
+
 def count_peer_sweep(case: Case, site: str) -> int:
     """Operations of one whole forward a site, with logits of the whole vocabulary at every position."""
     shape = case.shape

@@ -139,6 +139,29 @@ def run_methods(
     _print_report(bench.run_methods(replace(plan, threads=threads), where, _say, keep), csv)
 
 
+@bench_app.command("edges")
+def run_edges(
+    quick: QuickOption = False,
+    csv: CsvOption = None,
+    shape: ShapesOption = None,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = None,
+    device: DeviceOption = "cpu",
+) -> None:
+    """EAP of every edge against the formula from caches, and every edge exactly against one forward an edge.
+
+    interp bench edges --quick --csv edges.csv
+    """
+    _share_cores(quick)
+    from interp import bench
+    from interp.bench.edges_report import EdgeRow
+
+    plan = bench.EdgesPlan.quick(seed) if quick else bench.EdgesPlan(seed=seed)
+    shapes = tuple(bench.parse_shape(text) for text in shape or ()) or plan.shapes
+    where, keep = _prepare(device, csv, EdgeRow)
+    _print_report(bench.run_edges(replace(plan, shapes=shapes, threads=threads), where, _say, keep), csv)
+
+
 def _share_cores(quick: bool) -> None:
     """Let threads sleep while they wait, which OpenMP reads when torch is loaded.
 

@@ -1,9 +1,11 @@
-"""Norms as plain functions of a model's weights, and their linear part with the scale held fixed.
+"""Norms as plain functions of a model's weights, and their linear parts: forward and backward.
 
 A norm is ``(x - mean(x)) / scale(x) * gain + bias`` (RMSNorm: without the mean). With ``scale``
 fixed at its value in a run it is affine, so what several parts of ``x`` contribute to any direction
 of its output adds up exactly (Elhage et al. 2021, "A Mathematical Framework for Transformer
-Circuits", "handling layer normalization"). All arithmetic is in fp32 or above.
+Circuits", "handling layer normalization"); :func:`pull_back` and :func:`push_forward` are that map's.
+:func:`norm_vjp` and :func:`norm_jvp` are those of the derivative, in which the scale moves too. All
+arithmetic is in fp32 or above.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ def apply_norm(
 
 def pull_back(
     direction: Float[Tensor, "*rest d"],
-    x: Float[Tensor, "*rest d"],
+    x: Float[Tensor, "*#rest d"],
     norm: NormWeights | None,
     traits: Traits,
 ) -> Float[Tensor, "*rest d"]:
@@ -67,3 +69,53 @@ def pull_back(
     if traits.norm is None:
         return direction
     return centre(direction * norm_gain(norm, traits), traits) / norm_scale(x, traits)
+
+
+def push_forward(
+    change: Float[Tensor, "*rest d"],
+    x: Float[Tensor, "*#rest d"],
+    norm: NormWeights | None,
+    traits: Traits,
+) -> Float[Tensor, "*rest d"]:
+    """What a part of the norm's input comes to in its output, the scale fixed at that of ``x``.
+
+    The transpose of :func:`pull_back`.
+    """
+    change = widen(change)
+    if traits.norm is None:
+        return change
+    return centre(change, traits) / norm_scale(x, traits) * norm_gain(norm, traits)
+
+
+def norm_vjp(
+    gradient: Float[Tensor, "*rest d"],
+    x: Float[Tensor, "*#rest d"],
+    norm: NormWeights | None,
+    traits: Traits,
+) -> Float[Tensor, "*rest d"]:
+    """The gradient at the norm's input ``x`` of a gradient at its output."""
+    gradient = widen(gradient)
+    if traits.norm is None:
+        return gradient
+    return _differentiate(gradient * norm_gain(norm, traits), x, traits)
+
+
+def norm_jvp(
+    change: Float[Tensor, "*rest d"],
+    x: Float[Tensor, "*#rest d"],
+    norm: NormWeights | None,
+    traits: Traits,
+) -> Float[Tensor, "*rest d"]:
+    """To first order, how the norm's output moves with a change of its input ``x``."""
+    change = widen(change)
+    if traits.norm is None:
+        return change
+    return _differentiate(change, x, traits) * norm_gain(norm, traits)
+
+
+def _differentiate(v: Tensor, x: Tensor, traits: Traits) -> Tensor:
+    """The derivative of ``centre(x) / scale(x)`` along ``v``; the map is its own transpose."""
+    scale = norm_scale(x, traits)
+    unit = centre(widen(x), traits) / scale
+    along = torch.linalg.vecdot(unit, v).unsqueeze(-1) / x.shape[-1]
+    return (centre(v, traits) - unit * along) / scale

@@ -18,6 +18,7 @@ from interp.results.connectivity import keep_connected
 from interp.results.graph import LOGITS, Graph
 from interp.results.provenance import Provenance
 from interp.results.record import Record
+from interp.results.storage import write_whole
 from interp.results.views import draw
 
 if TYPE_CHECKING:
@@ -180,11 +181,14 @@ class Circuit(Record):
         """The circuit as a graph; see :func:`interp.plots.plot_circuit`."""
         return draw("plot_circuit", self, **options)
 
-    def write_json(self, path: str | Path) -> Path:
-        """Write as JSON that people and other programs can read; :meth:`read_json` reads it back."""
+    def write_json(self, path: str | Path, *, all_values: bool = True) -> Path:
+        """Write as JSON that people and other programs can read; :meth:`read_json` reads it back.
+
+        ``all_values=False`` leaves out the values of edges that are not in the circuit.
+        """
         from interp.results.circuit_json import write_circuit
 
-        return write_circuit(self, path)
+        return write_circuit(self, path, all_values=all_values)
 
     @classmethod
     def read_json(cls, path: str | Path) -> Circuit:
@@ -195,6 +199,28 @@ class Circuit(Record):
         from interp.results.circuit_json import read_circuit
 
         return read_circuit(path)
+
+    def to_dot(self, *, max_edges: int | None = None) -> str:
+        """The circuit as text for Graphviz; see :func:`interp.results.circuit_dot.circuit_to_dot`."""
+        from interp.results.circuit_dot import circuit_to_dot
+
+        return circuit_to_dot(self, max_edges=max_edges)
+
+    def write_dot(self, path: str | Path, *, max_edges: int | None = None) -> Path:
+        """Write :meth:`to_dot` to a file, which ``dot -Tsvg`` draws."""
+        return write_whole(path, self.to_dot(max_edges=max_edges).encode("utf-8"))
+
+    def write_circuit_tracer(
+        self, path: str | Path, *, prompt: str | None = None, index: bool = False
+    ) -> Path:
+        """Write a graph file that circuit-tracer's frontend shows.
+
+        See :mod:`interp.results.circuit_tracer` for what the format can and cannot hold. ``index`` lists the
+        graph in ``graph-metadata.json`` beside it. Raises :class:`CircuitError` for values that are not finite.
+        """
+        from interp.results.circuit_tracer import write_circuit_tracer
+
+        return write_circuit_tracer(self, path, prompt=prompt, index=index)
 
 
 def edges_at(graph: Graph, nodes: Iterable[str]) -> np.ndarray:
