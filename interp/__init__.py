@@ -15,7 +15,30 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from interp import plots as plots
     from interp import tasks as tasks
+    from interp.circuits import EdgeAttribution as EdgeAttribution
+    from interp.circuits import EdgeAttributionStar as EdgeAttributionStar
+    from interp.circuits import EdgeIntegratedGradients as EdgeIntegratedGradients
+    from interp.circuits import EdgeRelevance as EdgeRelevance
+    from interp.circuits import ablate_across_tasks as ablate_across_tasks
+    from interp.circuits import build_graph as build_graph
+    from interp.circuits import check_circuit as check_circuit
+    from interp.circuits import choose_circuit as choose_circuit
+    from interp.circuits import compare_checkpoints as compare_checkpoints
+    from interp.circuits import compare_circuits as compare_circuits
+    from interp.circuits import find_circuit as find_circuit
+    from interp.circuits import find_discrete_circuit as find_discrete_circuit
+    from interp.circuits import measure_attention as measure_attention
+    from interp.circuits import measure_completeness as measure_completeness
+    from interp.circuits import measure_faithfulness as measure_faithfulness
+    from interp.circuits import measure_minimality as measure_minimality
+    from interp.circuits import measure_recovery as measure_recovery
+    from interp.circuits import prepare_circuits as prepare_circuits
+    from interp.circuits import repair_attention as repair_attention
+    from interp.circuits import score_edges as score_edges
+    from interp.circuits import search_acdc as search_acdc
+    from interp.circuits import verify_edges as verify_edges
     from interp.errors import BenchError as BenchError
+    from interp.errors import CircuitError as CircuitError
     from interp.errors import DataFileError as DataFileError
     from interp.errors import ExportError as ExportError
     from interp.errors import InterpError as InterpError
@@ -65,7 +88,13 @@ if TYPE_CHECKING:
     from interp.patching import patch_subspace as patch_subspace
     from interp.patching import search_sets as search_sets
     from interp.patching import verify_scores as verify_scores
+    from interp.results import Circuit as Circuit
+    from interp.results import CircuitCheck as CircuitCheck
+    from interp.results import EdgeScores as EdgeScores
+    from interp.results import Faithfulness as Faithfulness
+    from interp.results import Graph as Graph
     from interp.results import PatchScores as PatchScores
+    from interp.results import Recovery as Recovery
     from interp.results import SetScores as SetScores
     from interp.results import TokenScores as TokenScores
     from interp.types import Site as Site
@@ -76,8 +105,33 @@ __version__ = "0.1.0"
 
 _ROOMS = ("plots", "tasks")
 _EXPORTS = {
+    "interp.circuits": (
+        "EdgeAttribution",
+        "EdgeAttributionStar",
+        "EdgeIntegratedGradients",
+        "EdgeRelevance",
+        "ablate_across_tasks",
+        "build_graph",
+        "check_circuit",
+        "choose_circuit",
+        "compare_checkpoints",
+        "compare_circuits",
+        "find_circuit",
+        "find_discrete_circuit",
+        "measure_attention",
+        "measure_completeness",
+        "measure_faithfulness",
+        "measure_minimality",
+        "measure_recovery",
+        "prepare_circuits",
+        "repair_attention",
+        "score_edges",
+        "search_acdc",
+        "verify_edges",
+    ),
     "interp.errors": (
         "BenchError",
+        "CircuitError",
         "DataFileError",
         "ExportError",
         "InterpError",
@@ -126,7 +180,17 @@ _EXPORTS = {
         "search_sets",
         "verify_scores",
     ),
-    "interp.results": ("PatchScores", "SetScores", "TokenScores"),
+    "interp.results": (
+        "Circuit",
+        "CircuitCheck",
+        "EdgeScores",
+        "Faithfulness",
+        "Graph",
+        "PatchScores",
+        "Recovery",
+        "SetScores",
+        "TokenScores",
+    ),
     "interp.types": ("Site", "parse_site", "parse_sites"),
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}

@@ -19,6 +19,7 @@ from interp.circuits.proof import check_sufficiency as check_sufficiency
 from interp.circuits.proof import measure_completeness as measure_completeness
 from interp.circuits.proof import measure_faithfulness as measure_faithfulness
 from interp.circuits.proof import measure_minimality as measure_minimality
+from interp.circuits.recovery import measure_recovery as measure_recovery
 from interp.circuits.reuse.across_tasks import ablate_across_tasks as ablate_across_tasks
 from interp.circuits.reuse.overlap import compare_circuits as compare_circuits
 from interp.circuits.reuse.repair import measure_attention as measure_attention

@@ -11,6 +11,7 @@ from interp.cli.bench import bench_app
 from interp.cli.catalogue import list_models, list_tasks
 from interp.cli.compare_methods import run_comparison
 from interp.cli.errors import ErrorGroup
+from interp.cli.find_circuit import run_find_circuit
 from interp.cli.lab import open_lab
 from interp.cli.patch import run_patch
 from interp.cli.quickstart import run_quickstart
@@ -49,6 +50,7 @@ app.command("models")(list_models)
 app.command("tasks")(list_tasks)
 app.command("patch")(run_patch)
 app.command("search-sets")(run_search)
+app.command("find-circuit")(run_find_circuit)
 app.command("compare-methods")(run_comparison)
 app.command("attribute-tokens")(run_tokens)
 app.command("lab")(open_lab)

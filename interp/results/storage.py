@@ -23,15 +23,20 @@ def save_record(path: str | Path, kind: str, tensors: Mapping[str, Tensor], meta
     """
     from safetensors.torch import save
 
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     header = {_KEY: json.dumps({**meta, "kind": kind})}
     # cloned: safetensors refuses tensors that share memory, and axes may be views of one array
     plain = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    # not save_file: it makes files that only their owner can read
+    return write_whole(path, save(plain, metadata=header))
+
+
+def write_whole(path: str | Path, data: bytes) -> Path:
+    """Write ``data`` to ``path`` and make missing folders: a reader sees the whole file or the old one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        # not save_file: it makes files that only their owner can read
-        scratch.write_bytes(save(plain, metadata=header))
+        scratch.write_bytes(data)
         os.replace(scratch, path)
     finally:
         scratch.unlink(missing_ok=True)

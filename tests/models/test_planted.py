@@ -3,136 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from naive_planted import Direct, Patching
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from interp.errors import ModelError, TaskError
 from interp.models.bundled.planted import PLANTED, PlantedCircuit, load_circuit, planted_task, write_planted
+from interp.models.bundled.planted.chain import FACTS, gets_in
 from interp.tasks.base import PromptPairs
 
-ZERO, CLEAR = 1e-9, 0.2
+ZERO = 1e-9
+CLEAR = {"planted-shared": 0.04}
+"""Least share of the range that every edge moves, by name; others 0.2."""
+OPPOSING = {"planted-backup": {"a0.h0->a1.h0<q>", "input->a1.h0<k>"}}
+"""Edges that work against the answer."""
 DIRECTIONS = ("denoise", "noise")
-Edit = Callable[[str, str, Tensor], Tensor]
 
 
-class Direct:
-    """A second forward pass, straight from the weights in fp64, in which every edge can be edited.
-
-    A node's input is the sum of all earlier nodes' outputs, each as ``edit(source, target, output)``
-    returns it; targets are ``a0.h1<q>``, ``m0``, ``logits``.
-    """
-
-    def __init__(self, name: str) -> None:
-        self.model, self.tokenizer, self.circuit = PLANTED[name].build()
-        self.config = self.model.config
-        self.weights = {key: value.double() for key, value in self.model.state_dict().items()}
-
-    def run(self, tokens: Tensor, edit: Edit = lambda source, target, output: output) -> dict[str, Tensor]:
-        """Outputs of every node; ``logits`` included."""
-        weights, config = self.weights, self.config
-        outputs = {"input": weights["embed.W_E"][tokens] + weights["pos_embed.W_pos"][: tokens.shape[1]]}
-
-        def read(target: str, sources: Mapping[str, Tensor]) -> Tensor:
-            return torch.stack([edit(source, target, value) for source, value in sources.items()]).sum(0)
-
-        for layer in range(config.n_layers):
-            at, before = f"blocks.{layer}.", dict(outputs)
-            for head in range(config.n_heads):
-                node = f"a{layer}.h{head}"
-                q, k, v = (
-                    read(f"{node}<{kind}>", before) @ weights[f"{at}attn.W_{kind.upper()}"][head]
-                    for kind in "qkv"
-                )
-                future = torch.ones(q.shape[1], q.shape[1], dtype=torch.bool).triu(1)
-                pattern = (q @ k.mT).masked_fill(future, -torch.inf).softmax(-1)
-                outputs[node] = pattern @ v @ weights[at + "attn.W_O"][head]
-            if config.d_mlp:
-                x = read(f"m{layer}", outputs)
-                pre = x @ weights[at + "mlp.W_in"] + weights[at + "mlp.b_in"]
-                if config.gated_mlp:
-                    gate = x @ weights[at + "mlp.W_gate"] + weights[at + "mlp.b_gate"]
-                    post = gate * gate.sigmoid() * pre
-                else:
-                    post = pre.clamp(min=0)
-                outputs[f"m{layer}"] = post @ weights[at + "mlp.W_out"] + weights[at + "mlp.b_out"]
-        outputs["logits"] = read("logits", outputs) @ weights["unembed.W_U"]
-        return outputs
-
-    @property
-    def nodes(self) -> list[str]:
-        """Every node that has an output, in the order of the forward pass."""
-        per_layer = [
-            [f"a{layer}.h{h}" for h in range(self.config.n_heads)] for layer in range(self.config.n_layers)
-        ]
-        if self.config.d_mlp:
-            per_layer = [[*heads, f"m{layer}"] for layer, heads in enumerate(per_layer)]
-        return ["input", *(node for nodes in per_layer for node in nodes)]
-
-    @property
-    def edges(self) -> list[tuple[str, str]]:
-        """Every edge the architecture has."""
-        found: list[tuple[str, str]] = []
-
-        def is_before(source: str, target: str) -> bool:
-            if source == "input" or target == "logits":
-                return True
-            (a, b), (c, d) = ((int(node.strip("am").split(".")[0]), node[0]) for node in (source, target))
-            return a < c or (a == c and (b, d) == ("a", "m"))
-
-        for target in [*self.nodes[1:], "logits"]:
-            slots = [f"{target}<{kind}>" for kind in "qkv"] if target.startswith("a") else [target]
-            found += [(u, slot) for u in self.nodes if is_before(u, target) and u != target for slot in slots]
-        return found
-
-
-class Patching:
-    """Effects in one direction: how far a patch moves the metric from the base to the source run."""
-
-    def __init__(self, direct: Direct, pairs: PromptPairs, direction: str) -> None:
-        self.direct, self.pairs = direct, pairs
-        base, source = (
-            (pairs.corrupted, pairs.clean) if direction == "denoise" else (pairs.clean, pairs.corrupted)
-        )
-        self.base_tokens = base
-        self.base, self.source = direct.run(base), direct.run(source)
-        self.range = (self.measure(self.source) - self.measure(self.base)).mean()
-
-    def measure(self, outputs: dict[str, Tensor]) -> Tensor:
-        last = outputs["logits"][:, -1]
-        return (last.gather(1, self.pairs.answers) - last.gather(1, self.pairs.wrong))[:, 0]
-
-    def effect(self, edit: Edit) -> tuple[float, float]:
-        """Recovered fraction of the metric's range, and the largest change of any logit at the end."""
-        patched = self.direct.run(self.base_tokens, edit)
-        moved = (patched["logits"] - self.base["logits"])[:, -1].abs().max().item()
-        return ((self.measure(patched) - self.measure(self.base)).mean() / self.range).item(), moved
-
-    def of_edge(self, source: str, target: str) -> tuple[float, float]:
-        return self.effect(lambda u, v, out: self.source[u] if (u, v) == (source, target) else out)
-
-    def of_node(self, node: str, positions: Tensor | None = None) -> tuple[float, float]:
-        """``positions`` [batch]: patch one position a row only."""
-
-        def edit(source: str, target: str, out: Tensor) -> Tensor:
-            if source != node:
-                return out
-            if positions is None:
-                return self.source[node]
-            here = torch.arange(out.shape[1]) == positions[:, None]
-            return torch.where(here[..., None], self.source[node], out)
-
-        return self.effect(edit)
+def least(direct: Direct) -> float:
+    return CLEAR.get(direct.circuit.name, 0.2)
 
 
 @pytest.fixture(params=PLANTED, scope="module")
 def direct(request: pytest.FixtureRequest) -> Direct:
-    return Direct(request.param)
+    return Direct(PLANTED[request.param])
 
 
 @pytest.fixture(scope="module")
@@ -152,12 +51,12 @@ def test_the_direct_forward_is_the_model(direct: Direct, pairs: PromptPairs) -> 
 
 
 def test_exactly_the_listed_edges_matter(direct: Direct, patching: Patching) -> None:
-    found = {f"{u}->{v}": patching.of_edge(u, v) for u, v in direct.edges}
-    listed = set(direct.circuit.edges)
+    found = patching.of_edges()
+    listed, opposing = set(direct.circuit.edges), OPPOSING.get(direct.circuit.name, set())
     assert listed <= found.keys()
     for edge, (recovered, moved) in found.items():
         if edge in listed:
-            assert recovered > CLEAR, (edge, recovered)
+            assert (-recovered if edge in opposing else recovered) > least(direct), (edge, recovered)
         else:
             assert abs(recovered) < ZERO and moved < ZERO, (edge, recovered, moved)
 
@@ -169,7 +68,7 @@ def test_exactly_the_listed_nodes_matter(direct: Direct, patching: Patching) -> 
     for node in direct.nodes:
         recovered, moved = patching.of_node(node)
         if node in circuit.nodes:
-            assert recovered > CLEAR, (node, recovered)
+            assert recovered > least(direct), (node, recovered)
         else:
             assert abs(recovered) < ZERO and moved < ZERO, (node, recovered, moved)
 
@@ -181,9 +80,9 @@ def test_nodes_matter_at_the_listed_positions_only(direct: Direct, patching: Pat
         total = 0.0
         for label in where:
             recovered, _ = patching.of_node(node, labels[label])
-            assert recovered > 0.05, (node, label, recovered)
+            assert recovered > least(direct) / 4, (node, label, recovered)
             total += recovered
-        assert total > CLEAR, (node, total)
+        assert total > least(direct), (node, total)
         for position in range(length):
             # rows in which this position is a listed one are left out by patching an impossible column
             column = torch.where((listed == position).any(1), -1, torch.full((len(listed),), position))
@@ -194,10 +93,8 @@ def test_nodes_matter_at_the_listed_positions_only(direct: Direct, patching: Pat
 def test_zero_ablation_adds_exactly_the_constant_edges(direct: Direct, pairs: PromptPairs) -> None:
     expected = {*direct.circuit.edges, *direct.circuit.constant_edges}
     assert not set(direct.circuit.edges) & set(direct.circuit.constant_edges)
-    patching = Patching(direct, pairs, "noise")
-    for u, v in direct.edges:
-        _, moved = patching.effect(lambda s, t, out, edge=(u, v): out * 0 if (s, t) == edge else out)
-        assert (moved > 0.01) if f"{u}->{v}" in expected else (moved < ZERO), (u, v, moved)
+    for edge, (_, moved) in Patching(direct, pairs, "noise").of_edges(zero=True).items():
+        assert (moved > 0.01) if edge in expected else (moved < ZERO), (edge, moved)
 
 
 def test_decoys_are_busy(direct: Direct, patching: Patching) -> None:
@@ -221,10 +118,12 @@ def test_decoys_are_busy(direct: Direct, patching: Patching) -> None:
 def test_hooks_of_the_model_find_the_same_nodes(direct: Direct, pairs: PromptPairs) -> None:
     """The fp32 model itself, patched through its hook points, denoising."""
     model = direct.model
-    hooks = {f"a{layer}.h{head}": (f"blocks.{layer}.attn.o.hook_in", head) for layer in range(2)
+    hooks = {f"a{layer}.h{head}": (f"blocks.{layer}.attn.o.hook_in", head) for layer in range(direct.config.n_layers)
              for head in range(direct.config.n_heads)}  # fmt: skip
     if direct.config.d_mlp:
-        hooks |= {f"m{layer}": (f"blocks.{layer}.mlp.hook_out", None) for layer in range(2)}
+        hooks |= {
+            f"m{layer}": (f"blocks.{layer}.mlp.hook_out", None) for layer in range(direct.config.n_layers)
+        }
 
     def measure(logits: Tensor) -> float:
         last = logits[:, -1]
@@ -251,11 +150,12 @@ def test_hooks_of_the_model_find_the_same_nodes(direct: Direct, pairs: PromptPai
 
         with model.get_submodule(hook).register_forward_hook(patch):
             recovered = (measure(model(pairs.corrupted).logits) - corrupted) / (clean - corrupted)
-        assert recovered > CLEAR if node in direct.circuit.nodes else abs(recovered) < 1e-6, (node, recovered)
+        planted = node in direct.circuit.nodes
+        assert recovered > least(direct) if planted else abs(recovered) < 1e-6, (node, recovered)
 
 
 def test_exactly_the_listed_neurons_matter(direct: Direct, pairs: PromptPairs) -> None:
-    for layer in range(2 if direct.config.d_mlp else 0):
+    for layer in range(direct.config.n_layers if direct.config.d_mlp else 0):
         mlp = direct.model.blocks[layer].mlp
         saved: list[Tensor] = []
         with mlp.get_submodule("out.hook_in").register_forward_hook(lambda m, a, out, s=saved: s.append(out)):
@@ -305,10 +205,13 @@ def test_pairs_are_what_they_say(direct: Direct) -> None:
         "micro": {"MODE": {"plain", "flip"}, "COLON": {":"}, "VALUE2": {"hot", "cold"}, "END": {"="}},
         "planted-copy": {},
         "planted-gate": {"DOOR": {"open", "closed"}, "SIGN": {"left", "right"}, "SKY": {"blue", "grey"}},
+        "planted-backup": {"LAMP": {"red", "green", "blue"}, "DOOR": {"open", "shut"}, "END": {"so"}},
+        "planted-chain": {"KEY": {"fits", "sticks"}, "TOLD": {"true", "false"}, "END": {"so"}},
+        "planted-shared": {},
     }[name].items():
         at = pairs.labels[label].tolist()
         assert {(pairs.clean_str_tokens or ())[row][p] for row, p in enumerate(at)} == words
-    if name == "planted-copy":
+    if name in ("planted-copy", "planted-shared"):
         rows = torch.arange(60)
         assert torch.equal(pairs.clean[rows, pairs.labels["B"]], pairs.answers[:, 0])
         assert torch.equal(pairs.clean[rows, pairs.labels["A"]], pairs.clean[:, -1])
@@ -339,6 +242,29 @@ def test_bundled_folder_loads(direct: Direct, pairs: PromptPairs, root: Path) ->
     batch = tokenizer([(pairs.clean_text or ())[0], "is"], return_tensors="pt", padding=True)
     padded = model(**{key: batch[key] for key in ("input_ids", "attention_mask")}).logits
     torch.testing.assert_close(padded[1, -2:], model(torch.tensor([tokenizer("is")["input_ids"]])).logits[0])
+
+
+def test_the_backup_saves_the_answer() -> None:
+    """Without the first head's part the answer stands, and falls where the backup is held still as well."""
+    direct = Direct(PLANTED["planted-backup"])
+    pairs = planted_task("planted-backup", n=24, seed=7)
+    patching = Patching(direct, pairs, "noise")
+
+    def lost(edges: set[tuple[str, str]]) -> int:
+        patched = direct.run(pairs.clean, lambda u, v, out: patching.source[u] if (u, v) in edges else out)
+        return int((patching.measure(patched) < 0).sum())
+
+    assert lost({("a0.h0", "logits"), ("a0.h0", "a1.h0<q>")}) == 0
+    assert lost({("a0.h0", "logits")}) == 24
+    assert lost({("a0.h0", "a1.h0<q>")}) == 0
+
+
+@pytest.mark.parametrize("kind", FACTS)
+def test_the_chain_computes_its_formula(kind: str) -> None:
+    facts = dict.fromkeys(FACTS, True)
+    assert gets_in(facts)
+    others = {"key": False, "guard": False, "window": False, "told": False} | {kind: True}
+    assert gets_in(others) == (kind not in ("window", "told"))
 
 
 def test_unknown_names_and_empty_tasks_are_refused() -> None:

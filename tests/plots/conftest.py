@@ -7,6 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from fake_circuits import circuit_gallery
+from fake_discrete import discrete_gallery
+from fake_reuse import reuse_gallery
+from toy_checks import check_gallery
 
 from interp.results import (
     AblationCheck,
@@ -482,4 +486,8 @@ def gallery(
         "comparison one": make_comparison(methods=("ig",), sites=("z",), costs=()),
         "history": make_history(),
         "history plain": make_history(held_out=False),
+        **check_gallery(),
+        **circuit_gallery(),
+        **discrete_gallery(),
+        **reuse_gallery(),
     }

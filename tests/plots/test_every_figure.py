@@ -22,6 +22,15 @@ KINDS = [
     "sets greedy", "tokens", "tokens long", "tokens one", "tokens many", "masking", "masking one share",
     "masking undefined", "conservation", "conservation deep", "conservation nothing", "comparison",
     "comparison many", "comparison one", "patching estimated",
+    "faithfulness", "faithfulness many", "faithfulness one", "faithfulness nothing", "faithfulness equal",
+    "completeness", "completeness equal", "minimality", "minimality many", "test equivalence",
+    "test independence", "test minimality", "test of nothing", "circuit check",
+    "circuit", "circuit without values", "circuit columns", "circuit labels", "circuit grouped", "circuit units",
+    "circuit large", "circuit of one edge", "edge scores", "edge scores columns", "edge scores units",
+    "edge scores large", "edge scores equal", "edge scores of one head",
+    "overlap", "overlap many", "overlap given", "cross ablation", "cross ablation many", "repair",
+    "repair many", "repair without controls", "development", "development many", "development of effects",
+    "discrete", "discrete one layer", "discrete many", "discrete silent",
 ]  # fmt: skip
 # what no reader sees as text: data, templates (looked at on their own)
 HIDDEN = ("bdata", "dtype", "template", "hovertemplate", "texttemplate")

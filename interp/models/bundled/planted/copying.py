@@ -8,6 +8,7 @@ Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits").
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -142,13 +143,14 @@ def make_copy_pairs(n: int, seed: int) -> PromptPairs:
     letters but the last are distinct; places of the two pairs among the fillers are random.
     """
     rng = random.Random(seed)
-    pairs = [_make_pair(rng, KINDS[index % len(KINDS)]) for index in range(n)]
+    pairs = [make_induction_pair(rng, KINDS[index % len(KINDS)], LETTERS, N_FILLERS) for index in range(n)]
     vocabulary = number_words(LETTERS)
     return collect_pairs("planted-copy", seed, pairs, vocabulary)
 
 
-def _make_pair(rng: random.Random, kind: str) -> WordPair:
-    a, b, c, d, *fillers = rng.sample(LETTERS, 4 + N_FILLERS)
+def make_induction_pair(rng: random.Random, kind: str, letters: Sequence[str], n_fillers: int) -> WordPair:
+    """One pair of :func:`make_copy_pairs`, of any letters and number of other letters around."""
+    a, b, c, d, *fillers = rng.sample(letters, 4 + n_fillers)
     blocks = [[a, b], [c, d], *([filler] for filler in fillers)]
     rng.shuffle(blocks)
     body = [letter for block in blocks for letter in block]
