@@ -34,7 +34,7 @@ def recovery_gallery() -> dict[str, Any]:
     only_input[PLAIN.find_edge("input->logits")] = True
     return {
         "recovery": make_recovery(),
-        "recovery perfect": make_recovery(is_true=is_true, magnitudes=is_true * torch.rand(PLAIN.n_edges)),
+        "recovery perfect": make_recovery(is_true=is_true, magnitudes=is_true.float()),
         "recovery equal": make_recovery(magnitudes=torch.zeros(PLAIN.n_edges)),
         "recovery columns": make_recovery(COLUMNS, 40),
         "recovery grouped": make_recovery(GROUPED, gain=0.0),

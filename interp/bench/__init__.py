@@ -1,10 +1,11 @@
 """Benchmarks: commands that measure this package against its peers, on speed and on agreement.
 
 One file a benchmark (:mod:`~interp.bench.sweep`, :mod:`~interp.bench.growth`,
-:mod:`~interp.bench.attribution`, :mod:`~interp.bench.methods`, :mod:`~interp.bench.edges`), each with a ``run_*``
-that gives a :class:`Report`; ``interp/cli/bench.py`` has one command for each. What they share:
-models and prompts (``cases``), the clock, the floor of operations (``flops``), the rows that are kept
-(``rows``) and where they were measured (``setting``). No figure is reported before the numbers agree.
+:mod:`~interp.bench.attribution`, :mod:`~interp.bench.methods`, :mod:`~interp.bench.edges`,
+:mod:`~interp.bench.recovery`), each with a ``run_*`` that gives a :class:`Report`;
+``interp/cli/bench.py`` has one command for each. What they share: models and prompts (``cases``), the
+clock, the floor of operations (``flops``), the rows that are kept (``rows``) and where they were measured
+(``setting``). No figure is reported before the numbers agree.
 """
 
 from interp.bench.attribution import AttributionPlan as AttributionPlan
@@ -16,6 +17,8 @@ from interp.bench.growth import GrowthPlan as GrowthPlan
 from interp.bench.growth import run_growth as run_growth
 from interp.bench.methods import MethodsPlan as MethodsPlan
 from interp.bench.methods import run_methods as run_methods
+from interp.bench.recovery import RecoveryPlan as RecoveryPlan
+from interp.bench.recovery import run_recovery as run_recovery
 from interp.bench.report import Report as Report
 from interp.bench.report import Table as Table
 from interp.bench.rows import append_rows as append_rows

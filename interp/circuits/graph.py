@@ -41,7 +41,7 @@ def build_graph(
     Example::
 
         graph = interp.build_graph(model)
-        graph.edge_name(40)  # 'a0.h3->m0'
+        graph.edge_name(40)  # 'a0.h3->m0' in GPT-2 small
 
     Raises :class:`CircuitError` for units that the model has not, for positions without a task and for
     ``"pos"`` with prompts of unequal length.

@@ -39,7 +39,8 @@ def summarize_search(found: CircuitSearch) -> dict[str, Any]:
     """``summary.json``: nothing in it depends on when and how fast a search ran, or on where it was stopped."""
     plan, scores = found.plan, found.scores
     document = {
-        "plan": plan.question() | {"circuits": [cut.label for cut in found.cuts]},
+        "plan": plan.question()
+        | {"metric": found.provenance.metric, "circuits": [cut.label for cut in found.cuts]},
         "n_edges": found.graph.n_edges,
         "n_nodes": len(found.graph.nodes),
         **_baselines(found),

@@ -162,6 +162,27 @@ def run_edges(
     _print_report(bench.run_edges(replace(plan, shapes=shapes, threads=threads), where, _say, keep), csv)
 
 
+@bench_app.command("recovery")
+def run_recovery(
+    quick: QuickOption = False,
+    csv: CsvOption = None,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = None,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Which scores of edges find the circuits of planted models and compiled programs.
+
+    interp bench recovery --quick --csv recovery.csv
+    """
+    _share_cores(quick)
+    from interp import bench
+    from interp.bench.recovery_report import RecoveryRow
+
+    plan = bench.RecoveryPlan.quick(seed) if quick else bench.RecoveryPlan(seed=seed)
+    where, keep = _prepare(device, csv, RecoveryRow)
+    _print_report(bench.run_recovery(replace(plan, threads=threads), where, _say, keep), csv)
+
+
 def _share_cores(quick: bool) -> None:
     """Let threads sleep while they wait, which OpenMP reads when torch is loaded.
 

@@ -28,22 +28,17 @@ def plot_recovery(recovery: Recovery) -> go.Figure:
     where all or none of them are true.
     """
     sheet = Sheet()
-    named = [("edges", recovery.edges, recovery.graph.edge_names(recovery.edges.order))]
-    nodes = recovery.nodes
+    edges, nodes, missed = recovery.edges, recovery.nodes, len(recovery.missed)
+    named = [("edges", edges, recovery.graph.edge_names(edges.order))]
     if nodes.is_defined:
         named.append(("nodes", nodes, [recovery.node_names[i] for i in nodes.order]))
-    else:
-        sheet.add_note("every node is true" if nodes.n_true else "no node is true")
     _add_roc(sheet, named)
     _add_precision(sheet, named)
-    missed = len(recovery.missed)
-    verdict = (
-        f"{missed} true edges do not rank above all others"
-        if missed
-        else "every true edge ranks above all others"
-    )
-    sheet.add_note(f"{recovery.edges.n_true} of {recovery.edges.n} edges are true")
-    sheet.add_note(verdict if missed != 1 else "1 true edge does not rank above all others")
+    sheet.add_note(f"{edges.n_true} of {edges.n} edges are true")
+    sheet.add_note(f"{missed or 'none'} of them not above all others")
+    if not nodes.is_defined:
+        sheet.add_note(f"{'all' if nodes.n_true else 'no'} nodes are true, so they are not drawn")
+    sheet.add_note("dotted: a random order")
     return sheet.finish("Recovery of a known circuit", recovery.provenance.summary())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
@@ -10,12 +11,13 @@ from interp.plots.sheet import Sheet, text_width
 from interp.plots.tokens import escape_text
 
 _ROW = 22
+_NUMBER = re.compile(r"[-+−]?[\d.]|nan|[-–—]?$", re.I)
 
 
 def add_table(sheet: Sheet, title: str, columns: Sequence[tuple[str, Sequence[str]]]) -> None:
-    """A table of text columns, each a heading and its cells (escaped here); the first is left-aligned."""
+    """A table of text columns, each a heading and its cells (escaped here); only numbers are right-aligned."""
     widths = [max(text_width(text, 12) for text in (heading, *cells)) + 24 for heading, cells in columns]
-    align = ["left", *["right"] * (len(columns) - 1)]
+    align = ["left", *("right" if all(map(_NUMBER.match, cells)) else "left" for _, cells in columns[1:])]
     rows = max(len(cells) for _, cells in columns)
     table = go.Table(
         columnwidth=widths,

@@ -84,7 +84,8 @@ class Graph(Record):
     Built by :func:`interp.build_graph`. Arrays over edges are laid out reader by reader, each reader's
     writers in order and, in a graph with positions, the positions of each innermost.
 
-    Raises :class:`CircuitError` for units that a layer has not, or that are named twice.
+    Raises :class:`CircuitError` for heads that are no multiple of the key/value heads, and for units that a layer
+    has not, or that are named twice.
     """
 
     n_layers: int
@@ -102,6 +103,11 @@ class Graph(Record):
     """What stands at each position, for pictures."""
 
     def __post_init__(self) -> None:
+        if min(self.n_layers, self.n_heads, self.n_kv_heads) < 1 or self.n_heads % self.n_kv_heads:
+            raise CircuitError(
+                f"a graph has layers, and heads in equal groups; got {self.n_layers} layers, {self.n_heads} heads and "
+                f"{self.n_kv_heads} kv heads."
+            )
         layers = [unit.layer for unit in self.units]
         if layers != sorted(set(layers)):
             raise CircuitError(f"units are given once a layer, in the order of layers; got layers {layers}.")

@@ -116,7 +116,7 @@ def test_heads_are_noised_together(micro, tasks, circuits):
     found = interp.ablate_across_tasks(micro, tasks, circuits, level="heads", n_random=4, **QUIET)
     assert (found.level, found.sizes, found.n_items) == ("heads", (2, 1), 8)
     every = [f"z[{layer}.{head}]" for layer in range(2) for head in range(4)]
-    for j, task in enumerate(tasks.values()):
+    for j, (name, task) in enumerate(tasks.items()):
         for i, own in enumerate([("z[0.2]", "z[1.1]"), ("z[1.0]",)]):
             others = [site for site in every if site not in own]
             scores = interp.patch_sets(
@@ -125,6 +125,10 @@ def test_heads_are_noised_together(micro, tasks, circuits):
             knocked, kept, nothing = scores.raw.tolist()
             share = [(raw - nothing) / (scores.clean - nothing) for raw in (knocked, kept)]
             assert found.performance[:, i, j].tolist() == pytest.approx(share, abs=1e-5)
+            assert (float(found.full[j]), float(found.empty[j])) == pytest.approx(
+                (scores.clean, nothing), abs=1e-4
+            )
+            torch.testing.assert_close(found.scores[name][:, i], scores.per_prompt[:2], atol=1e-4, rtol=0)
     # the other task's heads carry nothing that differs
     assert found.knocked_out[0, 1] == found.knocked_out[1, 0] == 1
 

@@ -143,9 +143,15 @@ def test_nodes_and_heads_leave_out_what_every_circuit_has():
     assert (nodes.n_items, nodes.sizes.tolist(), nodes.shared.tolist()) == (6, [[2, 3]], [[1]])
     heads = interp.compare_circuits({"one": one, "two": two}, level="heads")
     assert (heads.n_items, heads.sizes.tolist(), heads.shared.tolist()) == (4, [[1, 2]], [[0]])
-    # one head of layer 0 in both: the same one in half of all cases
-    assert heads.p_values[1, 0, 0] == 1
-    assert heads.null_high[1, 0, 0] == 1
+
+
+def test_heads_are_drawn_layer_by_layer_and_mlps_together():
+    one = circuit("input->a0.h0<v>", "a0.h0->a1.h1<k>", "a1.h1->m1", "m1->logits")
+    # both heads the same: of 6 pairs of heads one, of 2 x 2 with one of each layer one; and then one MLP of two
+    heads = interp.compare_circuits({"one": one, "two": one}, level="heads")
+    assert heads.p_values.flatten().tolist() == pytest.approx([1 / 6, 1 / 4])
+    nodes = interp.compare_circuits({"one": one, "two": one}, level="nodes")
+    assert nodes.p_values.flatten().tolist() == pytest.approx([1 / 20, 1 / 8])
 
 
 def test_scores_are_cut_as_circuits_are_chosen():

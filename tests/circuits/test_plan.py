@@ -17,7 +17,7 @@ from interp.errors import CircuitError, DataFileError, MetricError, TaskError
 
 
 def test_methods_are_those_of_score_edges_and_acdc() -> None:
-    assert METHODS == (*EDGE_METHODS, "acdc")
+    assert (*EDGE_METHODS, "acdc") == METHODS
     assert SearchPlan(method="relevance-edges") == SearchPlan(method="relevance")
     assert SearchPlan(method="exact-edges").method == "exact"
     assert [SearchPlan(method=name).is_estimate for name in ("exact", "acdc", "eap", "atp*")] == [0, 0, 1, 1]

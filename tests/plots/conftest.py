@@ -9,6 +9,7 @@ import pytest
 import torch
 from fake_circuits import circuit_gallery
 from fake_discrete import discrete_gallery
+from fake_recovery import recovery_gallery
 from fake_reuse import reuse_gallery
 from toy_checks import check_gallery
 
@@ -489,5 +490,6 @@ def gallery(
         **check_gallery(),
         **circuit_gallery(),
         **discrete_gallery(),
+        **recovery_gallery(),
         **reuse_gallery(),
     }

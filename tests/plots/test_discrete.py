@@ -33,7 +33,7 @@ def test_heads_are_maps_of_both_parts_with_stars_for_small_p():
     assert held_out.text[2][2] == f"{scores[2, 2]:.0f}**"
     assert held_out.text[1][3] == f"{scores[1, 3]:.0f}"
     assert not any("*" in text for row in trained.text for text in row)
-    assert held_out.hovertext[2][2] == "L1H2"
+    assert held_out.hovertext[2][2] == "L2H2"
     tables = (scores, made.head_variety(), made.p_values, made.family_p_values, made.null_means)
     known = [float(table[1, 2]) for table in (*tables, made.head_scores("train"))]
     assert list(held_out.customdata[1][2]) == pytest.approx(known)
@@ -90,7 +90,7 @@ def test_of_very_many_heads_and_codes_the_strongest_are_drawn():
     heads, _, edges, codes = figure.data
     assert table(heads).shape == (12, 20)
     # stars alone, where numbers cannot be read
-    assert heads.text[2][2] == "**"
+    assert heads.text[-1][2] == "**"
     assert len(codes.y) == MOST_HEADS
     assert len(codes.x) == MOST_CODES
     assert len(set(edges.x) | set(edges.y)) == MOST_HEADS

@@ -31,6 +31,8 @@ KINDS = [
     "overlap", "overlap many", "overlap given", "cross ablation", "cross ablation many", "repair",
     "repair many", "repair without controls", "development", "development many", "development of effects",
     "discrete", "discrete one layer", "discrete many", "discrete silent",
+    "recovery", "recovery perfect", "recovery equal", "recovery columns", "recovery grouped", "recovery large",
+    "recovery of all nodes", "recovery of no node",
 ]  # fmt: skip
 # what no reader sees as text: data, templates (looked at on their own)
 HIDDEN = ("bdata", "dtype", "template", "hovertemplate", "texttemplate")

@@ -134,8 +134,10 @@ class BlockwiseRun:
             resid[:, self._block.first - start :] += moved[1].to(resid.dtype)
         return resid
 
-    def _forward(self, resid: Stream, values: Collection[Node], see: OnTensor | None, keep: bool) -> Stream:
-        """The residual stream after the last layer; ``keep`` keeps what other runs share."""
+    def _forward(
+        self, resid: Stream, values: Collection[Node], see: OnTensor | None, keep: bool
+    ) -> Float[Tensor, "prompt column d_model"]:
+        """The residual stream after the last layer, at all columns; ``keep`` keeps what other runs share."""
         block, n_columns = self._block, self._block.tokens.shape[1]
         skipped = resid.shape[1] - (n_columns - block.first)
         wave = Wave(0, block.first - skipped, n_columns, block.prompts, resid)

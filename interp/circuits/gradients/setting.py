@@ -37,7 +37,7 @@ from interp.tasks.base import PromptPairs
 from interp.tasks.metrics import Metric
 from interp.types import Ablation, Direction
 
-_TILE = {"cpu": 1 << 22, "cuda": 1 << 26}
+_TILE = {"cpu": 1 << 21, "cuda": 1 << 26}
 """Numbers in a tile of edges; larger ones are no faster."""
 
 

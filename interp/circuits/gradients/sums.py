@@ -15,6 +15,7 @@ from interp.circuits.gradients.methods import (
     EdgeMethod,
     EdgeRelevance,
 )
+from interp.patching.attribution.block import Gap
 from interp.patching.attribution.methods import rule_summary
 from interp.types import Direction
 
@@ -44,7 +45,9 @@ class EdgeSums:
         self._total = torch.zeros(n_edges, dtype=torch.float64)
         self._squares = torch.zeros_like(self._total)
         self._magnitude: Tensor | None = None
-        self._parts: list[Found] = []
+        self._base: list[Tensor] = []
+        self._source: list[Tensor] = []
+        self._gaps: list[list[Gap]] = []
 
     def add(self, found: Found) -> None:
         """Add a block of prompts."""
@@ -55,22 +58,22 @@ class EdgeSums:
         if found.magnitudes is not None:
             sizes = found.magnitudes.sum(0, dtype=torch.float64).cpu()
             self._magnitude = sizes if self._magnitude is None else self._magnitude + sizes
-        nothing = found.scores[:0]
-        self._parts.append(Found(nothing, found.base.cpu(), found.source.cpu(), gaps=found.gaps))
+        self._base.append(found.base.cpu())
+        self._source.append(found.source.cpu())
+        self._gaps.append(found.gaps)
 
     def estimates(self, method: EdgeMethod, direction: Direction) -> EdgeEstimates:
         """Means over all prompts, and their errors."""
-        base = torch.cat([part.base for part in self._parts])
-        source = torch.cat([part.source for part in self._parts])
+        base, source = torch.cat(self._base), torch.cat(self._source)
         n, mean = len(base), self._total / len(base)
         variance = (self._squares / n - mean * mean).clamp(min=0)
         errors = (variance / (n - 1)).sqrt() if n > 1 else torch.full_like(mean, float("nan"))
         clean, corrupted = (source, base) if direction == "denoise" else (base, source)
-        totals = self._cuts()
+        dtype, totals = self._parts[0].scores.dtype, self._cuts()
         return EdgeEstimates(
-            effects=mean.float(),
-            standard_errors=errors.float(),
-            magnitude=None if self._magnitude is None else (self._magnitude / n).float(),
+            effects=mean.to(dtype),
+            standard_errors=errors.to(dtype),
+            magnitude=None if self._magnitude is None else (self._magnitude / n).to(dtype),
             clean=clean,
             corrupted=corrupted,
             notes=_notes(method, totals),
@@ -80,7 +83,7 @@ class EdgeSums:
     def _cuts(self) -> dict[str, tuple[float, float]]:
         """Sum of effects and true change at every cut, averaged over prompts."""
         found = {}
-        for cut in zip(*(part.gaps for part in self._parts), strict=True):
+        for cut in zip(*self._gaps, strict=True):
             summed, true = (
                 float(torch.cat([getattr(gap, side) for gap in cut]).double().mean())
                 for side in ("summed", "true")

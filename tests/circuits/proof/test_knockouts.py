@@ -58,15 +58,23 @@ def test_greedy_search_finds_a_pair_that_no_single_node_shows(backups):
     assert len(complete(backups, heads(0, 1), greedy_steps=9).sets) == 5
 
 
-def test_greedy_search_takes_the_worst_node_first(sums):
-    weights = [2.0, 1.0]
-    found = complete(sums, heads(1, 2), greedy_steps=1)
-    # 4 of 7 is missing whatever is taken out; a node out of both changes nothing of the difference
-    assert found.incompleteness.tolist() == pytest.approx([8.0] * 4)
-    assert found.shares.tolist() == pytest.approx([4 / 7] * 4)
-    assert found.circuit.mean(1).tolist() == pytest.approx(
-        [6.0, 2 * weights[1], 2 * weights[0], 2 * weights[1]]
-    )
+def test_greedy_search_takes_the_worst_node_first():
+    """Only the first head has a backup, and the circuit does not know it."""
+
+    def metric(included):
+        first, second, backup = (included[ONE_LAYER.find_edges(head_way(head))].all() for head in range(3))
+        return np.full(2, 2.0 * (first or backup) + second)
+
+    found = complete(ToyRuns(ONE_LAYER, metric), heads(1, 0), greedy_steps=2)
+    assert [one.nodes for one in found.sets[-2:]] == [("a0.h0",), ("a0.h0", "a0.h1")]
+    assert found.incompleteness.tolist() == pytest.approx([0.0, 2.0, 0.0, 2.0, 2.0])
+
+
+def test_what_is_missing_stays_missing_where_parts_add_up(sums):
+    found = complete(sums, heads(1, 2))
+    assert found.shares.tolist() == pytest.approx([4 / 7] * 3)
+    assert found.circuit.mean(1).tolist() == pytest.approx([6.0, 2.0, 4.0])
+    assert found.model.mean(1).tolist() == pytest.approx([14.0, 10.0, 12.0])
 
 
 def test_random_sets_and_named_groups(backups):
@@ -94,6 +102,18 @@ def test_what_stands_in_for_another_is_minimal_only_beside_it(backups):
     assert found.changes.tolist() == [0.0, 0.0]
     assert found.scores.tolist() == [1.0, 1.0]
     assert found.beside == (("a0.h1",), ("a0.h0",))
+
+
+def test_an_item_is_tried_beside_the_rest_of_a_set_that_it_is_in():
+    def metric(included):
+        first, second, third = (included[ONE_LAYER.find_edges(head_way(head))].all() for head in range(3))
+        return np.full(2, 2.0 * (first or second) + third)
+
+    runs = ToyRuns(ONE_LAYER, metric)
+    both = next(s for s in range(50) if set(np.random.default_rng(s).permutation(3)[:2]) == {0, 1})
+    found = measure_minimality(runs, heads(0, 1, 2), n_random=1, seed=both)
+    assert found.scores.tolist() == pytest.approx([2 / 3, 2 / 3, 1 / 3])
+    assert found.beside[:2] == (("a0.h1",), ("a0.h0",))
 
 
 def test_nodes_and_edges_are_worth_what_they_add(sums):

@@ -1,0 +1,209 @@
+"""A search in a folder: the numbers of the functions it calls, and the same files however often it was stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import interp
+from interp.circuits import measure_faithfulness, score
+from interp.circuits.plan import SearchPlan
+from interp.circuits.search import CircuitSearch, search_circuits
+from interp.errors import CircuitError
+from interp.models.bundled.planted import planted_task
+from interp.results import Circuit, EdgeScores, Faithfulness, MethodAgreement
+
+
+class Killed(BaseException):
+    """A process that ends here and now."""
+
+
+@pytest.fixture(scope="module")
+def micro() -> tuple[Any, Any]:
+    return interp.load_model("micro"), planted_task("micro", 4, 0)
+
+
+def _search(setting: tuple[Any, Any], folder: Path, restart: bool = False, **options: Any) -> CircuitSearch:
+    plan = SearchPlan(**{"random": 2, "verify_top": 5, "verify_sample": 5} | options)
+    return search_circuits(*setting, plan, folder=folder, restart=restart, progress=False)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file but how long it took."""
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != "times.json")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def test_numbers_are_those_of_the_functions(micro: tuple[Any, Any], tmp_path: Path) -> None:
+    model, task = micro
+    found = _search(micro, tmp_path, method="relevance", edges=(0.1, 30), threshold=(0.2,), how="greedy")
+    scores = interp.score_edges(model, task, method="relevance", progress=False)
+    assert found.scores is not None and found.scores.effects.equal(scores.effects)
+    wanted = [dict(edges=0.1), dict(edges=30), dict(threshold=0.2)]
+    circuits = [interp.choose_circuit(scores, **how, how="greedy") for how in wanted]
+    assert [c.edges for c in found.circuits] == [c.edges for c in circuits]
+    assert [c.how for c in found.circuits] == [c.how for c in circuits]
+
+    by_hand = measure_faithfulness(model, task, circuits, n_random=2, progress=False)
+    assert found.faithfulness is not None and found.faithfulness.values.equal(by_hand.values)
+    assert found.faithfulness.low.equal(by_hand.low)
+    curve = measure_faithfulness(model, task, scores, how="greedy", n_random=2, progress=False)
+    assert found.curve is not None and found.curve.values.equal(curve.values)
+    assert found.curve.cpr == curve.cpr and found.curve.cmd == curve.cmd
+    check = scores.verify(top=5, sample=5, progress=False)
+    assert found.agreement is not None and found.agreement.names == check.names
+    assert found.agreement.exact.equal(check.exact) and found.agreement.pearson == check.pearson
+
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary == found.summary()
+    rows = {row["asked"]: row for row in summary["circuits"]}
+    assert list(rows) == ["10%", "30 edges", "threshold 0.2"]
+    for row, circuit in zip(rows.values(), circuits, strict=True):
+        assert (row["edges"], row["nodes"]) == (circuit.n_edges, len(circuit.nodes))
+        assert row["share"] == circuit.n_edges / scores.graph.n_edges
+        alone = measure_faithfulness(model, task, [circuit], n_random=0, progress=False)
+        assert row["faithfulness"] == pytest.approx(float(alone.values[0, 0]), abs=1e-6)
+        assert row["metric"] == pytest.approx(float(alone.per_prompt[0, 0].mean()), abs=1e-5)
+        assert row["heads"] == [f"L{layer}H{head}" for layer, head in circuit.heads]
+    assert summary["clean"] == scores.clean and summary["corrupted"] == scores.corrupted
+    assert summary["top_edges"][0]["name"] == scores.top(1)[0].name
+    assert summary["curve"]["cpr"]["value"] == curve.cpr[0].value
+    assert summary["agreement"]["pearson"]["value"] == check.pearson.value
+    assert summary["provenance"]["seconds"] is None
+    assert set(json.loads((tmp_path / "times.json").read_text())) == {
+        "scores",
+        "verify",
+        "faithfulness",
+        "curve",
+    }
+
+
+def test_every_file_can_be_read(micro: tuple[Any, Any], tmp_path: Path) -> None:
+    found = _search(micro, tmp_path, method="eap", edges=(0.3,), positions=("pos",))
+    assert found.graph.n_positions == micro[1].clean.shape[1]
+    assert EdgeScores.load(tmp_path / "scores.safetensors").effects.equal(found.scores.effects)
+    assert MethodAgreement.load(tmp_path / "verify.safetensors").names == found.agreement.names
+    for name, record in (("faithfulness", found.faithfulness), ("curve", found.curve)):
+        kept = Faithfulness.load(tmp_path / f"{name}.safetensors")
+        assert kept.per_prompt.equal(record.per_prompt)
+        assert (tmp_path / f"{name}.csv").read_text() == kept.to_frame().to_csv(index=False)
+    circuit = Circuit.read_json(tmp_path / "circuit-30pct.json")
+    assert circuit.edges == found.circuits[0].edges
+    assert circuit.provenance == found.circuits[0].provenance
+    assert (tmp_path / "circuit-30pct.dot").read_text() == circuit.to_dot()
+    tracer = json.loads((tmp_path / "circuit-30pct.tracer.json").read_text())
+    assert sum(len(link["edges"]) for link in tracer["links"]) >= circuit.n_edges
+
+
+def test_the_planted_circuit_is_found_and_passes_its_checks(micro: tuple[Any, Any], tmp_path: Path) -> None:
+    found = _search(
+        micro, tmp_path / "a", method="eap-ig", edges=(0.4, 1), how="greedy", min_faithfulness=0.9
+    )
+    assert found.largest == 0 and found.passed and float(found.faithfulness.values[0, -1]) > 0.9
+    strict = _search(
+        micro, tmp_path / "a", edges=(0.4, 1), how="greedy", min_faithfulness=2.0, min_agreement=-1.0
+    )
+    assert [check.passed for check in strict.checks] == [False, True] and not strict.passed
+    assert "is not >= 2" in str(strict.checks[0])
+    assert json.loads((tmp_path / "a" / "summary.json").read_text())["passed"] is False
+
+
+def test_what_is_not_done_is_said(micro: tuple[Any, Any], tmp_path: Path) -> None:
+    exact = _search(micro, tmp_path / "exact", method="exact", edges=(0.01, 0.5))
+    assert exact.agreement is None and any("not verified" in note for note in exact.notes)
+    assert exact.circuits[0].n_edges == 0 and any(
+        "no edges left in the circuit of 1%" in n for n in exact.notes
+    )
+    acdc = _search(micro, tmp_path / "acdc", method="acdc", tau=(0.3, 0.1), random=0)
+    assert acdc.scores is acdc.curve is acdc.agreement is None
+    assert any("CPR" in note for note in acdc.notes)
+    by_hand = interp.search_acdc(*micro, taus=(0.3, 0.1), progress=False)
+    assert [c.edges for c in acdc.circuits] == [c.edges for c in by_hand]
+    assert acdc.circuits[0].n_edges <= acdc.circuits[1].n_edges
+    bare = _search(micro, tmp_path / "bare", verify="none", faithfulness=False)
+    assert bare.agreement is bare.faithfulness is bare.curve is None and bare.checks == ()
+    assert "faithfulness" not in bare.summary()["circuits"][0]
+
+
+def test_tests_can_be_added_and_another_question_is_refused(micro: tuple[Any, Any], tmp_path: Path) -> None:
+    _search(micro, tmp_path, verify="none", faithfulness=False)
+    more = _search(micro, tmp_path, verify="none", curve=False)
+    assert more.read_back == ("scores",) and more.faithfulness is not None
+    assert _search(micro, tmp_path).read_back == ("scores", "faithfulness")
+    before = contents(tmp_path)
+    for options, named in (
+        (dict(method="eap"), "method"),
+        (dict(edges=(3,)), "circuits"),
+        (dict(seed=1), "seed"),
+        (dict(metric="prob_diff"), "metric"),
+        (dict(positions=("END",)), "graph, positions"),
+    ):
+        with pytest.raises(CircuitError, match=rf"another search \(it differs in {named}\)"):
+            _search(micro, tmp_path, **options)
+    with pytest.raises(CircuitError, match="it differs in prompts"):
+        _search((micro[0], planted_task("micro", 5, 0)), tmp_path)
+    # naming the task's own metric is no other question
+    _search(micro, tmp_path, metric="logit_diff")
+    assert contents(tmp_path) == before
+
+
+def test_restart_begins_anew(micro: tuple[Any, Any], tmp_path: Path) -> None:
+    _search(micro, tmp_path, edges=(0.3,))
+    (tmp_path / "notes.txt").write_text("mine")
+    found = _search(
+        micro, tmp_path, method="eap", edges=(5,), faithfulness=False, verify="none", restart=True
+    )
+    assert found.read_back == ()
+    circuit = {f"circuit-5-edges.{ending}" for ending in ("json", "dot", "tracer.json")}
+    steps = {"search.json", "summary.json", "scores.safetensors", "notes.txt"}
+    assert set(contents(tmp_path)) == circuit | steps
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(method="relevance", edges=(0.2,)),
+        dict(method="exact", edges=(0.2,), how="greedy", curve=False, random=0),
+        dict(method="acdc", tau=(0.2,), seed=3, random=0),
+    ],
+    ids=lambda options: options["method"],
+)
+def test_killed_at_every_write_it_ends_the_same(
+    micro: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    """Nothing but files survives a kill, so a kill anywhere leaves what one before or after a write leaves."""
+    monkeypatch.setattr(score, "_RUNS_A_PART", 4 * 30)
+    _search(micro, tmp_path / "usual", **options)
+    rename, draw = os.replace, random.Random(7)
+    folder = tmp_path / "killed"
+
+    def kill_after(n: int, whole: bool) -> None:
+        left = [n]
+
+        def replaced(source: Any, target: Any) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                if whole:
+                    rename(source, target)
+                raise Killed
+            rename(source, target)
+
+        monkeypatch.setattr(os, "replace", replaced)
+
+    kills = 0
+    while True:
+        # further each time, for every run writes anew what takes no time
+        kill_after(kills, draw.random() < 0.5)
+        try:
+            found = _search(micro, folder, **options)
+            break
+        except Killed:
+            kills += 1
+    assert kills >= 12
+    assert contents(folder) == contents(tmp_path / "usual")
+    assert found.read_back
