@@ -122,13 +122,17 @@ class NaiveEdges:
         layer, w = writer.layer, self._naive.weights.layers[writer.layer]
         if writer.kind == "head":
             z = self.runs.change(Site("z", layer))[:, :, writer.index]
-            return self._after_norm(z @ w.W_O[writer.index].double(), at["result", layer].sum(2), w.b_O, w.ln1_post)
+            return self._after_norm(
+                z @ w.W_O[writer.index].double(), at["result", layer].sum(2), w.b_O, w.ln1_post
+            )
         units = self.graph.units_of(layer)
         if units is None:
             return self.runs.change(Site("mlp_out", layer))
         post = self.runs.change(Site("mlp_post", layer))
         mine = torch.zeros(post.shape[-1], dtype=torch.bool)
-        mine[writer.index if writer.kind == "neuron" else list(set(range(len(mine))) - set(units.indices))] = True
+        mine[
+            writer.index if writer.kind == "neuron" else list(set(range(len(mine))) - set(units.indices))
+        ] = True
         W_out = w.W_out.double()
         return self._after_norm((post * mine) @ W_out, at["mlp_post", layer] @ W_out, w.b_out, w.ln2_post)
 
@@ -191,40 +195,48 @@ class NaiveEdges:
             found.setdefault((name, max(0, writer.layer)), []).append(number)
         return found
 
-    def star(self, qk_fix: bool = True) -> tuple[Tensor, Tensor]:
-        """AtP*: effects with queries and keys through the softmax, and magnitudes by GradDrop."""
+    def star(self, every: int = 1) -> tuple[Tensor, Tensor]:
+        """AtP*: effects with queries and keys through the softmax, and magnitudes by GradDrop.
+
+        Of the edges into queries and keys only each ``every``-th is there, the others are NaN.
+        """
         n_layers = self.graph.n_layers
-        plain = self._through_softmax(None) if qk_fix else self.effects()
+        into = [self.graph.readers[i] for i in self.graph.edge_reader]
+        through = [edge for edge, reader in enumerate(into) if reader.kind in ("q", "k")]
+        moved = {edge: self._pattern_change(edge) for edge in through[::every]}
+
+        def effects(dropped: int | None) -> Tensor:
+            found, gradients = self.effects(dropped=dropped), self._at_patterns(dropped)
+            found[through] = torch.nan
+            for edge, change in moved.items():
+                found[edge] = (change * gradients[into[edge].layer]).sum((1, 2, 3))
+            return found
+
+        plain = effects(None)
         if n_layers == 1:
             return plain, plain.abs()
-        each = [
-            (self._through_softmax(layer) if qk_fix else self.effects(dropped=layer)).abs()
-            for layer in range(n_layers)
-        ]
-        layers = torch.tensor([self.graph.readers[i].layer for i in self.graph.edge_reader])
+        each = torch.stack([effects(layer).abs() for layer in range(n_layers)])
+        layers = torch.tensor([reader.layer for reader in into])
         counts = torch.stack([layers != layer for layer in range(n_layers)])[..., None].double()
-        return plain, (torch.stack(each) * counts).sum(0) / counts.sum(0)
+        return plain, (each * counts).sum(0) / counts.sum(0)
 
-    def _through_softmax(self, dropped: int | None) -> Tensor:
-        found = self.effects(dropped=dropped)
-        probe: dict[Place, Tensor] = {}
+    def _at_patterns(self, dropped: int | None) -> list[Tensor]:
+        """The metric's gradient at the pattern of every layer."""
+        likes = [self.runs.base["pattern", layer] for layer in range(self.graph.n_layers)]
+        probes = [torch.zeros_like(like).requires_grad_() for like in likes]
+        moved = {("pattern", layer): probe for layer, probe in enumerate(probes)}
+        found = torch.autograd.grad(self.run(moved=moved, dropped=dropped).sum(), probes, allow_unused=True)
+        return [
+            torch.zeros_like(like) if gradient is None else gradient
+            for like, gradient in zip(likes, found, strict=True)
+        ]
+
+    def _pattern_change(self, edge: int) -> Tensor:
+        """By how much the pattern of an edge's reader changes when it alone sees the writer's change."""
+        reader = self.graph.readers[self.graph.edge_reader[edge]]
+        change = self.change_of(self.graph.writers[self.graph.edge_writer[edge]], self.runs.base)
+        there = self._places[..., self.graph.edge_position[edge]][..., None]
         record: dict[Place, Tensor] = {}
-        # the metric's gradient at every pattern
-        for layer in range(self.graph.n_layers):
-            probe["pattern", layer] = torch.zeros_like(self.runs.base["pattern", layer]).requires_grad_()
-        metric = self.run(moved=probe, record=record, dropped=dropped)
-        gradients = torch.autograd.grad(metric.sum(), list(probe.values()), allow_unused=True)
-        for edge in range(self.graph.n_edges):
-            reader = self.graph.readers[self.graph.edge_reader[edge]]
-            if reader.kind not in ("q", "k"):
-                continue
-            change = self.change_of(self.graph.writers[self.graph.edge_writer[edge]], self.runs.base)
-            there = self._places[..., self.graph.edge_position[edge]][..., None]
-            moved: dict[Place, Tensor] = {}
-            with torch.no_grad():
-                self.run({reader: change * there}, record=moved)
-            place = ("pattern", reader.layer)
-            gradient = gradients[reader.layer]
-            gradient = torch.zeros_like(moved[place]) if gradient is None else gradient
-            found[edge] = ((moved[place] - self.runs.base[place]) * gradient).sum((1, 2, 3))
-        return found
+        with torch.no_grad():
+            self.run({reader: change * there}, record=record)
+        return record["pattern", reader.layer] - self.runs.base["pattern", reader.layer]

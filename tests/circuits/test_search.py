@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from random_tasks import random_task
+from tiny_models import make_hf_model
 
 import interp
 from interp.circuits import measure_faithfulness, score
@@ -26,6 +28,13 @@ class Killed(BaseException):
 @pytest.fixture(scope="module")
 def micro() -> tuple[Any, Any]:
     return interp.load_model("micro"), planted_task("micro", 4, 0)
+
+
+@pytest.fixture(scope="module")
+def small() -> tuple[Any, Any]:
+    """One layer, for ACDC runs its circuits one reader after another."""
+    model = interp.load_model(make_hf_model("gpt2", n_layers=1, n_heads=2))
+    return model, random_task([4, 4], "right", [1, 2], seed=3)
 
 
 def _search(setting: tuple[Any, Any], folder: Path, restart: bool = False, **options: Any) -> CircuitSearch:
@@ -119,15 +128,24 @@ def test_what_is_not_done_is_said(micro: tuple[Any, Any], tmp_path: Path) -> Non
     assert exact.circuits[0].n_edges == 0 and any(
         "no edges left in the circuit of 1%" in n for n in exact.notes
     )
-    acdc = _search(micro, tmp_path / "acdc", method="acdc", tau=(0.3, 0.1), random=0)
-    assert acdc.scores is acdc.curve is acdc.agreement is None
-    assert any("CPR" in note for note in acdc.notes)
-    by_hand = interp.search_acdc(*micro, taus=(0.3, 0.1), progress=False)
-    assert [c.edges for c in acdc.circuits] == [c.edges for c in by_hand]
-    assert acdc.circuits[0].n_edges <= acdc.circuits[1].n_edges
     bare = _search(micro, tmp_path / "bare", verify="none", faithfulness=False)
     assert bare.agreement is bare.faithfulness is bare.curve is None and bare.checks == ()
     assert "faithfulness" not in bare.summary()["circuits"][0]
+
+
+def test_acdc(small: tuple[Any, Any], tmp_path: Path) -> None:
+    found = _search(small, tmp_path, method="acdc", tau=(0.5, 0.05))
+    assert found.scores is found.curve is found.agreement is None
+    assert any("CPR" in note for note in found.notes)
+    by_hand = interp.search_acdc(*small, taus=(0.5, 0.05), progress=False)
+    assert [c.edges for c in found.circuits] == [c.edges for c in by_hand]
+    assert found.circuits[0].n_edges < found.circuits[1].n_edges and found.largest == 1
+    rows = found.summary()["circuits"]
+    for row, circuit in zip(rows, by_hand, strict=True):
+        alone = measure_faithfulness(*small, [circuit], n_random=0, progress=False)
+        assert row["faithfulness"] == pytest.approx(float(alone.values[0, 0]), abs=1e-6)
+    again = _search(small, tmp_path, method="acdc", tau=(0.5, 0.05))
+    assert again.read_back == ("acdc", "faithfulness") and again.summary() == found.summary()
 
 
 def test_tests_can_be_added_and_another_question_is_refused(micro: tuple[Any, Any], tmp_path: Path) -> None:
@@ -169,16 +187,20 @@ def test_restart_begins_anew(micro: tuple[Any, Any], tmp_path: Path) -> None:
     [
         dict(method="relevance", edges=(0.2,)),
         dict(method="exact", edges=(0.2,), how="greedy", curve=False, random=0),
-        dict(method="acdc", tau=(0.2,), seed=3, random=0),
+        dict(method="acdc", tau=(0.5, 0.05), seed=3),
     ],
     ids=lambda options: options["method"],
 )
 def test_killed_at_every_write_it_ends_the_same(
-    micro: tuple[Any, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
 ) -> None:
     """Nothing but files survives a kill, so a kill anywhere leaves what one before or after a write leaves."""
+    setting = request.getfixturevalue("small" if options["method"] == "acdc" else "micro")
     monkeypatch.setattr(score, "_RUNS_A_PART", 4 * 30)
-    _search(micro, tmp_path / "usual", **options)
+    _search(setting, tmp_path / "usual", **options)
     rename, draw = os.replace, random.Random(7)
     folder = tmp_path / "killed"
 
@@ -200,10 +222,10 @@ def test_killed_at_every_write_it_ends_the_same(
         # further each time, for every run writes anew what takes no time
         kill_after(kills, draw.random() < 0.5)
         try:
-            found = _search(micro, folder, **options)
+            found = _search(setting, folder, **options)
             break
         except Killed:
             kills += 1
-    assert kills >= 12
+    assert kills >= 5
     assert contents(folder) == contents(tmp_path / "usual")
     assert found.read_back

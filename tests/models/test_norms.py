@@ -18,7 +18,15 @@ KINDS = ("layernorm", "rmsnorm", None)
 
 
 def traits_of(norm: Any, plus_one: bool = False, eps: float = 1e-3) -> Traits:
-    sizes = {"n_layers": 1, "n_heads": 1, "n_kv_heads": 1, "d_model": 5, "d_head": 5, "d_mlp": 0, "d_vocab": 2}
+    sizes = {
+        "n_layers": 1,
+        "n_heads": 1,
+        "n_kv_heads": 1,
+        "d_model": 5,
+        "d_head": 5,
+        "d_mlp": 0,
+        "d_vocab": 2,
+    }
     return Traits("gpt2", **sizes, n_ctx=4, norm=norm, norm_eps=eps, norm_plus_one=plus_one)
 
 
@@ -69,7 +77,9 @@ def test_derivatives_are_those_of_autograd(
         torch.testing.assert_close(back(gradient, x, norm, traits), expected, msg=back.__name__)
         # the forward map is the transpose of the backward one
         torch.testing.assert_close(
-            (forward(change, x, norm, traits) * gradient).sum(), (change * expected).sum(), msg=forward.__name__
+            (forward(change, x, norm, traits) * gradient).sum(),
+            (change * expected).sum(),
+            msg=forward.__name__,
         )
 
 
@@ -79,7 +89,9 @@ def test_a_small_change_moves_the_output_by_its_derivative(
 ) -> None:
     traits, norm, x, change, _ = situation
     step = 1e-6
-    slope = (apply_norm(x + step * change, norm, traits) - apply_norm(x - step * change, norm, traits)) / (2 * step)
+    slope = (apply_norm(x + step * change, norm, traits) - apply_norm(x - step * change, norm, traits)) / (
+        2 * step
+    )
     torch.testing.assert_close(norm_jvp(change, x, norm, traits), slope, atol=1e-7, rtol=1e-7)
 
 

@@ -59,7 +59,7 @@ def score_edges_by_gradients(
     task = task.to(model.device)
     setting = EdgeSetting(model, task, graph, method, metric, direction, ablation, reference, seed)
     n_prompts = len(task) if metric.whole_batch else setting.prompts_within(memory_budget)
-    sums = EdgeSums(graph.n_edges)
+    sums = EdgeSums(graph.n_edges, setting.dtype)
     with tqdm(total=len(task), desc=method.label, unit="prompt", disable=not progress) as bar:
         blocks = halve_on_out_of_memory(range(len(task)), n_prompts)
         for chosen in blocks:

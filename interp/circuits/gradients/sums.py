@@ -41,7 +41,8 @@ class EdgeEstimates:
 class EdgeSums:
     """Sums over the prompts so far, in fp64 and on the CPU; no prompt's own scores are kept."""
 
-    def __init__(self, n_edges: int) -> None:
+    def __init__(self, n_edges: int, dtype: torch.dtype) -> None:
+        self._dtype = dtype
         self._total = torch.zeros(n_edges, dtype=torch.float64)
         self._squares = torch.zeros_like(self._total)
         self._magnitude: Tensor | None = None
@@ -69,11 +70,11 @@ class EdgeSums:
         variance = (self._squares / n - mean * mean).clamp(min=0)
         errors = (variance / (n - 1)).sqrt() if n > 1 else torch.full_like(mean, float("nan"))
         clean, corrupted = (source, base) if direction == "denoise" else (base, source)
-        dtype, totals = self._parts[0].scores.dtype, self._cuts()
+        totals = self._cuts()
         return EdgeEstimates(
-            effects=mean.to(dtype),
-            standard_errors=errors.to(dtype),
-            magnitude=None if self._magnitude is None else (self._magnitude / n).to(dtype),
+            effects=mean.to(self._dtype),
+            standard_errors=errors.to(self._dtype),
+            magnitude=None if self._magnitude is None else (self._magnitude / n).to(self._dtype),
             clean=clean,
             corrupted=corrupted,
             notes=_notes(method, totals),
