@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from interp.circuits import EdgeAttributionStar as EdgeAttributionStar
     from interp.circuits import EdgeIntegratedGradients as EdgeIntegratedGradients
     from interp.circuits import EdgeRelevance as EdgeRelevance
+    from interp.circuits import SearchPlan as SearchPlan
     from interp.circuits import ablate_across_tasks as ablate_across_tasks
     from interp.circuits import build_graph as build_graph
     from interp.circuits import check_circuit as check_circuit
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from interp.circuits import repair_attention as repair_attention
     from interp.circuits import score_edges as score_edges
     from interp.circuits import search_acdc as search_acdc
+    from interp.circuits import search_circuits as search_circuits
     from interp.circuits import verify_edges as verify_edges
     from interp.errors import BenchError as BenchError
     from interp.errors import CircuitError as CircuitError
@@ -110,6 +112,7 @@ _EXPORTS = {
         "EdgeAttributionStar",
         "EdgeIntegratedGradients",
         "EdgeRelevance",
+        "SearchPlan",
         "ablate_across_tasks",
         "build_graph",
         "check_circuit",
@@ -127,6 +130,7 @@ _EXPORTS = {
         "repair_attention",
         "score_edges",
         "search_acdc",
+        "search_circuits",
         "verify_edges",
     ),
     "interp.errors": (

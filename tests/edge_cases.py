@@ -28,7 +28,7 @@ from interp.tasks.base import PromptPairs
 from interp.tasks.metrics import resolve_metric
 
 WITH_BLOCKS = tuple(name for name in NAMES if name not in HOOKED)
-GRAPHS = ("", "S", "pos", "neurons", "all neurons of a layer", "neurons at S,END")
+GRAPHS = ("", "S", "pos", "neurons", "all neurons of a layer", "neurons at S")
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ class EdgeCase:
         if self.graph_kind == "pos":
             options["positions"] = "pos"
         elif "S" in self.graph_kind:
-            options["positions"] = ["S", "END"] if "END" in self.graph_kind else ["S"]
+            apart = bool((self.task.columns_of("S") != self.task.end).all())
+            options["positions"] = ["S", "END"] if apart else ["S"]
         return build_graph(self.model, self.task, **options)
 
     @property

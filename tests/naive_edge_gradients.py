@@ -19,7 +19,9 @@ from naive_attribution import NaiveAttribution, Place
 from naive_transformer import NaiveTransformer, _affine
 from torch import Tensor
 
+import interp
 from interp.circuits.graph import place_columns
+from interp.models.model import Model
 from interp.results import Graph
 from interp.results.graph import Reader, Writer
 from interp.tasks.base import PromptPairs
@@ -174,7 +176,7 @@ class NaiveEdges:
         for reader, reach in zip(self.graph.readers, self.graph.reach, strict=True):
             product = (changes[:reach] * gradients[reader]).sum(-1)
             found.append(torch.einsum("wbp,bpk->wkb", product, self._places).flatten(0, 1))
-        return torch.cat(found)
+        return torch.cat(found).detach()
 
     def along(self, place: Place, points: Points, leaving: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Effects of edges out of some writers with gradients averaged along the path of an activation,
@@ -240,3 +242,22 @@ class NaiveEdges:
         with torch.no_grad():
             self.run({reader: change * there}, record=record)
         return record["pattern", reader.layer] - self.runs.base["pattern", reader.layer]
+
+
+def node_sums(graph: Graph, effects: Tensor) -> Tensor:
+    """[writer] The sum over the edges that leave each."""
+    number = torch.from_numpy(graph.edge_writer).long()
+    return torch.zeros(len(graph.writers)).double().index_add(0, number, effects.double())
+
+
+def site_effects(model: Model, task: PromptPairs, method: str, metric: Any, **options: Any) -> Tensor:
+    """[writer] Effects of patching each writer's whole output, by the same method at sites."""
+    mlps = model.traits.d_mlp > 0
+    sites = ["resid_pre[0]@all", "result@all", *(["mlp_out@all"] if mlps else [])]
+    found = interp.patch(model, task, sites, method=method, metric=metric, progress=False, **options)
+    entries = [found[site] for site in sites]
+    base = entries[0].corrupted if options["direction"] == "denoise" else entries[0].clean
+    each = [entries[0].raw.flatten()]
+    for layer in range(model.traits.n_layers):
+        each += [scores.raw[layer].flatten() for scores in entries[1:]]
+    return torch.cat(each).double() - base

@@ -10,6 +10,9 @@ from interp.circuits.gradients import EdgeAttributionStar as EdgeAttributionStar
 from interp.circuits.gradients import EdgeIntegratedGradients as EdgeIntegratedGradients
 from interp.circuits.gradients import EdgeRelevance as EdgeRelevance
 from interp.circuits.graph import build_graph as build_graph
+from interp.circuits.plan import SearchPlan as SearchPlan
+from interp.circuits.plan import SweepPlan as SweepPlan
+from interp.circuits.plan import TaskPlan as TaskPlan
 from interp.circuits.proof import check_circuit as check_circuit
 from interp.circuits.proof import check_equivalence as check_equivalence
 from interp.circuits.proof import check_independence as check_independence
@@ -27,3 +30,7 @@ from interp.circuits.reuse.repair import repair_attention as repair_attention
 from interp.circuits.runs import prepare_circuits as prepare_circuits
 from interp.circuits.score import score_edges as score_edges
 from interp.circuits.score import verify_edges as verify_edges
+from interp.circuits.search import CircuitSearch as CircuitSearch
+from interp.circuits.search import search_circuits as search_circuits
+from interp.circuits.sweep import run_sweep as run_sweep
+from interp.circuits.sweep_file import read_sweep as read_sweep

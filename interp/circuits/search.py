@@ -124,7 +124,7 @@ def search_circuits(
 
     Example::
 
-        plan = interp.circuits.SearchPlan(method="relevance", edges=(0.01, 0.02, 0.05))
+        plan = interp.SearchPlan(method="relevance", edges=(0.01, 0.02, 0.05))
         found = interp.search_circuits(model, task, plan, folder="ioi-relevance")
         found.circuits[1].plot()
 

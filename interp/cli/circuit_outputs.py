@@ -10,17 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from interp.circuits.search_files import REPORT, write_json
+from interp.circuits.search_files import QUESTION, REPORT, write_json
 from interp.circuits.search_summary import circuit_rows
+from interp.errors import CircuitError
 from interp.reports import Section, Table, circuit_report, write_atomically, write_report
 from interp.results import Faithfulness
 
 if TYPE_CHECKING:
+    from interp.circuits.plan import SweepPlan
     from interp.circuits.search import CircuitSearch
     from interp.circuits.sweep import SweepResult
     from interp.tasks import PromptPairs
 
-INDEX, TABLE, RESULTS = "index.html", "summary.csv", "summary.json"
+INDEX, TABLE, RESULTS, SEARCHES = "index.html", "summary.csv", "summary.json", "sweep.json"
 """Of a sweep, in its folder."""
 
 _SHOWN = (
@@ -82,6 +84,20 @@ def _verdicts(found: CircuitSearch) -> tuple[Section, ...]:
     if found.notes:
         parts.append(Section("Notes", found.notes))
     return tuple(parts)
+
+
+def claim_folder(folder: Path, plan: SweepPlan) -> None:
+    """Say in ``sweep.json`` which searches lie in a folder.
+
+    Raises :class:`CircuitError` for a folder with files of a sweep's names that no sweep left there.
+    """
+    names = (INDEX, TABLE, RESULTS, QUESTION)
+    foreign = [name for name in names if (folder / name).exists()]
+    if foreign and not (folder / SEARCHES).exists():
+        raise CircuitError(
+            f"{str(folder)!r} holds {foreign[0]}, which no sweep left there; give the sweep another folder."
+        )
+    write_json(folder / SEARCHES, {"searches": [search.folder for search in plan.searches()]})
 
 
 def write_sweep(folder: Path, results: Sequence[SweepResult]) -> tuple[Path, ...]:

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 PARTLY, CHECK_FAILED = 1, 3
 
-_WITH_CONFIG = {"config", "out", "restart", "top", "device", "progress"}
+_WITH_CONFIG = {"config", "out", "restart", "device", "progress"}
+_NOT_OF_A_PLAN = _WITH_CONFIG | {"model", "task", "task_file", "option", "n", "top"}
 
 
 def run_find_circuit(
@@ -100,8 +101,10 @@ def run_find_circuit(
 
     interp find-circuit --model mix-4l --task ioi --method relevance-edges --edges 1%,2%,5% --verify exact --out ioi
 
-    Stopped at any moment, the same command goes on, and ends with the same files. Exit status: 0 done; 1 some
-    searches of a sweep failed; 2 an error in what was asked; 3 a --min-... bound does not hold; 130 interrupted.
+    Stopped at any moment, the same command goes on, and ends with the same files.
+
+    Exit status: 0 done; 1 some searches of a sweep failed; 2 an error in what
+    was asked; 3 a --min-... bound does not hold; 130 interrupted.
     """
     from interp.cli.inputs import check_device, parse_options
 
@@ -117,9 +120,6 @@ def run_find_circuit(
     }
     prompts = {"name": task, "file": task_file, "n": n, "options": parse_options(option or [])}
     _search(model, prompts, given, out, where, restart, top, progress)
-
-
-_NOT_OF_A_PLAN = _WITH_CONFIG | {"model", "task", "task_file", "option", "n"}
 
 
 def _search(
@@ -166,13 +166,14 @@ def _sweep(config: Path, out: Path, where: torch.device | None, restart: bool, p
 
     from interp.circuits.sweep import run_sweep
     from interp.circuits.sweep_file import read_sweep
-    from interp.cli.circuit_outputs import write_search_report, write_sweep
+    from interp.cli.circuit_outputs import claim_folder, write_search_report, write_sweep
     from interp.cli.circuit_tables import print_progress, print_sweep
     from interp.cli.inputs import load_quietly
     from interp.reports import check_writable
 
     plan = read_sweep(config)
     check_writable(out / "summary.json")
+    claim_folder(out, plan)
     console, results, total = Console(), [], len(list(plan.searches()))
     with _resumable(out):
         searches = run_sweep(
@@ -208,7 +209,7 @@ def _refuse_beside_config(context: typer.Context) -> None:
     if given:
         option = given[0].replace("_", "-")
         raise CircuitError(
-            f"--config takes all options of a search from its file; write {option} there, not as --{option}."
+            f"--config takes the options of its searches from the file; --{option} does not go with it."
         )
 
 

@@ -38,7 +38,8 @@ def small() -> tuple[Any, Any]:
 
 
 def _search(setting: tuple[Any, Any], folder: Path, restart: bool = False, **options: Any) -> CircuitSearch:
-    plan = SearchPlan(**{"random": 2, "verify_top": 5, "verify_sample": 5} | options)
+    quick = {"random": 0, "curve": False, "verify_top": 3, "verify_sample": 2}
+    plan = SearchPlan(**quick | options)
     return search_circuits(*setting, plan, folder=folder, restart=restart, progress=False)
 
 
@@ -50,7 +51,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_numbers_are_those_of_the_functions(micro: tuple[Any, Any], tmp_path: Path) -> None:
     model, task = micro
-    found = _search(micro, tmp_path, method="relevance", edges=(0.1, 30), threshold=(0.2,), how="greedy")
+    asked: dict[str, Any] = dict(edges=(0.1, 30), threshold=(0.2,), how="greedy", random=2, curve=True)
+    found = _search(micro, tmp_path, method="relevance", **asked)
     scores = interp.score_edges(model, task, method="relevance", progress=False)
     assert found.scores is not None and found.scores.effects.equal(scores.effects)
     wanted = [dict(edges=0.1), dict(edges=30), dict(threshold=0.2)]
@@ -64,7 +66,7 @@ def test_numbers_are_those_of_the_functions(micro: tuple[Any, Any], tmp_path: Pa
     curve = measure_faithfulness(model, task, scores, how="greedy", n_random=2, progress=False)
     assert found.curve is not None and found.curve.values.equal(curve.values)
     assert found.curve.cpr == curve.cpr and found.curve.cmd == curve.cmd
-    check = scores.verify(top=5, sample=5, progress=False)
+    check = scores.verify(top=3, sample=2, progress=False)
     assert found.agreement is not None and found.agreement.names == check.names
     assert found.agreement.exact.equal(check.exact) and found.agreement.pearson == check.pearson
 
@@ -93,7 +95,7 @@ def test_numbers_are_those_of_the_functions(micro: tuple[Any, Any], tmp_path: Pa
 
 
 def test_every_file_can_be_read(micro: tuple[Any, Any], tmp_path: Path) -> None:
-    found = _search(micro, tmp_path, method="eap", edges=(0.3,), positions=("pos",))
+    found = _search(micro, tmp_path, method="eap", edges=(0.3,), positions=("pos",), curve=True)
     assert found.graph.n_positions == micro[1].clean.shape[1]
     assert EdgeScores.load(tmp_path / "scores.safetensors").effects.equal(found.scores.effects)
     assert MethodAgreement.load(tmp_path / "verify.safetensors").names == found.agreement.names
@@ -134,25 +136,26 @@ def test_what_is_not_done_is_said(micro: tuple[Any, Any], tmp_path: Path) -> Non
 
 
 def test_acdc(small: tuple[Any, Any], tmp_path: Path) -> None:
-    found = _search(small, tmp_path, method="acdc", tau=(0.5, 0.05))
+    found = _search(small, tmp_path, method="acdc", tau=(0.5, 0.1), curve=True)
     assert found.scores is found.curve is found.agreement is None
     assert any("CPR" in note for note in found.notes)
-    by_hand = interp.search_acdc(*small, taus=(0.5, 0.05), progress=False)
+    by_hand = interp.search_acdc(*small, taus=(0.5, 0.1), progress=False)
     assert [c.edges for c in found.circuits] == [c.edges for c in by_hand]
     assert found.circuits[0].n_edges < found.circuits[1].n_edges and found.largest == 1
     rows = found.summary()["circuits"]
     for row, circuit in zip(rows, by_hand, strict=True):
         alone = measure_faithfulness(*small, [circuit], n_random=0, progress=False)
         assert row["faithfulness"] == pytest.approx(float(alone.values[0, 0]), abs=1e-6)
-    again = _search(small, tmp_path, method="acdc", tau=(0.5, 0.05))
+    again = _search(small, tmp_path, method="acdc", tau=(0.5, 0.1), curve=True)
     assert again.read_back == ("acdc", "faithfulness") and again.summary() == found.summary()
 
 
 def test_tests_can_be_added_and_another_question_is_refused(micro: tuple[Any, Any], tmp_path: Path) -> None:
     _search(micro, tmp_path, verify="none", faithfulness=False)
-    more = _search(micro, tmp_path, verify="none", curve=False)
+    more = _search(micro, tmp_path, verify="none")
     assert more.read_back == ("scores",) and more.faithfulness is not None
-    assert _search(micro, tmp_path).read_back == ("scores", "faithfulness")
+    assert _search(micro, tmp_path, curve=True).read_back == ("scores", "faithfulness")
+    _search(micro, tmp_path)
     before = contents(tmp_path)
     for options, named in (
         (dict(method="eap"), "method"),
@@ -185,9 +188,9 @@ def test_restart_begins_anew(micro: tuple[Any, Any], tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        dict(method="relevance", edges=(0.2,)),
-        dict(method="exact", edges=(0.2,), how="greedy", curve=False, random=0),
-        dict(method="acdc", tau=(0.5, 0.05), seed=3),
+        dict(method="relevance", edges=(0.2,), random=1),
+        dict(method="exact", edges=(0.2,), how="greedy"),
+        dict(method="acdc", tau=(0.1,), seed=3),
     ],
     ids=lambda options: options["method"],
 )

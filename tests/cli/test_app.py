@@ -14,7 +14,17 @@ import interp
 from interp.cli.errors import ErrorGroup
 from interp.errors import TaskError
 
-COMMANDS = ["quickstart", "models", "tasks", "patch", "search-sets", "lab", "train-model", "bench"]
+COMMANDS = [
+    "quickstart",
+    "models",
+    "tasks",
+    "patch",
+    "search-sets",
+    "find-circuit",
+    "lab",
+    "train-model",
+    "bench",
+]
 
 
 def test_help_names_every_command_and_imports_nothing_heavy():

@@ -18,7 +18,7 @@ from page_reader import PageReader
 import interp
 from interp import tasks
 from interp.circuits import measure_faithfulness, score
-from interp.results import Circuit, EdgeScores
+from interp.results import Circuit, EdgeScores, Faithfulness
 
 QUICK = ("--no-progress", "--random", 2, "--verify-top", 5, "--verify-sample", 5)
 
@@ -73,7 +73,8 @@ def test_the_same_numbers_as_from_python(find, tmp_path, loaded):
     # the terminal shows what the summary holds
     text = said(result)
     assert f"{by_hand.values[0, 1]:z.2f} [{by_hand.low[0, 1]:z.2f}, {by_hand.high[0, 1]:z.2f}]" in text
-    assert str(curve.cpr[0]) in text and str(check.pearson) in text and scores.top(1)[0].name in text
+    assert curve.summary().splitlines()[0] in text and check.summary() in text
+    assert scores.top(1)[0].name in text
     assert "check: Pearson's r" in text
     page = PageReader(tmp_path / "found" / "report.html")
     assert len(page.figures) == 5 and scores.top(1)[0].name in page.cells
@@ -90,9 +91,10 @@ def test_exit_status_of_a_bound_that_does_not_hold(find, tmp_path):
     assert json.loads((tmp_path / "found" / "summary.json").read_text())["passed"] is False
     assert find(*more, "--min-faithfulness", 0.5).exit_code == 0
     assert contents(tmp_path / "found") == before
-    strict = find(*more, "--min-faithfulness", 0.5, "--min-agreement", 1)
-    assert strict.exit_code in (0, 3)
-    assert json.loads((tmp_path / "found" / "summary.json").read_text())["passed"] is (strict.exit_code == 0)
+    value = json.loads(before["summary.json"])["agreement"]["pearson"]["value"]
+    assert find(*more, "--min-agreement", value - 1e-6).exit_code == 0
+    strict = find(*more, "--min-agreement", value + 1e-6, "--min-faithfulness", 0.5)
+    assert strict.exit_code == 3 and "Pearson's r with exact patching" in said(strict)
 
 
 def test_circuits_without_edges_and_searches_without_tests(find, tmp_path):
@@ -139,8 +141,9 @@ def test_another_search_in_the_folder_is_refused_and_restart_clears_it(find, tmp
         (["--device", "gpu9"], "device 'gpu9' cannot be used"),
         (["--out", "/dev/null/found"], "is a file, not a folder"),
         (["--config", "none.toml"], "no file at 'none.toml'"),
-        (["--config", "none.toml", "--edges", "1%"], "write edges there, not as --edges"),
-        (["--config", "none.toml", "--min-faithfulness", 1], "not as --min-faithfulness"),
+        (["--config", "none.toml", "--edges", "1%"], "--edges does not go with it"),
+        (["--config", "none.toml", "--min-faithfulness", 1], "--min-faithfulness does not go"),
+        (["--config", "none.toml", "--top", 3], "--top does not go"),
     ],
 )
 def test_bad_input_is_one_message_before_a_model_is_loaded(refuse, monkeypatch, arguments, message):
@@ -157,10 +160,9 @@ def test_out_is_asked_for_and_help_names_the_statuses(run):
 
 SWEEP = """
 model: micro
-methods: [eap, exact, acdc]
+methods: [eap, exact]
 edges: 30%
-tau: 0.3
-random: 1
+random: 0
 curve: false
 verify-top: 5
 verify-sample: 5
@@ -176,17 +178,17 @@ def test_a_sweep_goes_on_past_a_failure(run, pairs, tmp_path):
     (tmp_path / "bad.csv").write_text("clean,corrupted,answer,wrong\nplain : ann,plain : ann cold, yes, no\n")
     result = run("find-circuit", "--config", "sweep.yaml", "--out", "found", "--no-progress")
     assert result.exit_code == 1, result.output
-    assert "[3/6] micro · pairs · acdc: done" in said(result) and "[4/6] micro · bad · eap: " in said(result)
+    assert "[2/4] micro · pairs · exact: done" in said(result) and "[3/4] micro · bad · eap: " in said(result)
     frame = pd.read_csv(tmp_path / "found" / "summary.csv")
-    assert frame["method"].tolist() == ["eap", "exact", "acdc"] * 2
-    assert frame["status"].tolist() == ["done"] * 3 + ["failed"] * 3
-    assert frame["error"].str.contains("line 2").tolist() == [False] * 3 + [True] * 3
+    assert frame["method"].tolist() == ["eap", "exact"] * 2
+    assert frame["status"].tolist() == ["done"] * 2 + ["failed"] * 2
+    assert frame["error"].str.contains("line 2").tolist() == [False] * 2 + [True] * 2
     document = json.loads((tmp_path / "found" / "summary.json").read_text())
     alone = json.loads((tmp_path / "found" / "pairs" / "exact" / "summary.json").read_text())
     assert document["searches"][1]["search"] == alone
     assert frame["faithfulness"][1] == pytest.approx(alone["circuits"][0]["faithfulness"])
     index = (tmp_path / "found" / "index.html").read_text()
-    for method in ("eap", "exact", "acdc"):
+    for method in ("eap", "exact"):
         assert f'href="pairs/{method}/report.html"' in index
         assert (tmp_path / "found" / "pairs" / method / "report.html").exists()
     # mended, the same command does what is left
@@ -201,6 +203,15 @@ def test_a_sweep_goes_on_past_a_failure(run, pairs, tmp_path):
     assert failed.exit_code == 3 and "pairs/eap: faithfulness of the largest circuit (30%)" in said(failed)
 
 
+def test_a_sweep_writes_over_nothing_that_is_not_its_own(find, run, tmp_path):
+    assert find("--edges", "30%", "--no-faithfulness", "--verify", "none", "--out", "found").exit_code == 0
+    (tmp_path / "sweep.yaml").write_text(SWEEP.replace("bad.csv", "pairs.csv"))
+    before = contents(tmp_path / "found")
+    refused = run("find-circuit", "--config", "sweep.yaml", "--out", "found", "--no-progress")
+    assert refused.exit_code == 2 and "which no sweep left there" in said(refused)
+    assert contents(tmp_path / "found") == before
+
+
 def test_curves_of_a_sweep_stand_in_one_figure(run, pairs, tmp_path):
     text = "models = 'micro'\nmethods = 'eap,relevance'\nverify = 'none'\nrandom = 1\ntask = [{file = 'pairs.csv'}]"
     (tmp_path / "sweep.toml").write_text(text)
@@ -208,8 +219,10 @@ def test_curves_of_a_sweep_stand_in_one_figure(run, pairs, tmp_path):
     assert result.exit_code == 0, result.output
     page = PageReader(tmp_path / "found" / "index.html")
     assert len(page.figures) == 1
-    names = " ".join(trace.get("name", "") for trace in page.figures[0]["data"])
-    assert "<b>eap</b>" in names and "<b>relevance</b>" in names
+    text = (tmp_path / "found" / "index.html").read_text()
+    for name in ("eap", "relevance"):
+        curve = Faithfulness.load(tmp_path / "found" / "pairs" / name / "curve.safetensors")
+        assert curve.describe_areas(name).split(",")[0] in text
 
 
 CODE = "from interp.circuits import score\nscore._RUNS_A_PART = 8\nfrom interp.cli import main\nmain()\n"
@@ -217,7 +230,7 @@ CODE = "from interp.circuits import score\nscore._RUNS_A_PART = 8\nfrom interp.c
 
 def test_killed_and_interrupted_it_goes_on(find, run, pairs, tmp_path, monkeypatch):
     """Real signals at random moments of exact scoring, then to the end; nothing differs from an undisturbed run."""
-    options = ("--method", "exact", "--edges", "30%", "--no-curve")
+    options = ("--method", "exact", "--edges", "30%", "--no-faithfulness")
     asked = ("find-circuit", "--model", "micro", "--task-file", pairs, *QUICK, *options, "--out", "killed")
     command = [sys.executable, "-c", CODE, *map(str, asked)]
     draw, parts = random.Random(5), 0

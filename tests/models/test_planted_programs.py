@@ -219,9 +219,11 @@ def test_programs_that_no_transformer_can_run(make, message: str) -> None:
         make()
 
 
-def test_programs_with_idle_edges_are_not_compiled() -> None:
+def test_programs_that_are_not_compiled() -> None:
     with pytest.raises(ModelError, match=r"the edge input->.*<v> of this program never changes the answer"):
         compile_program(two_inputs(HERE, Gate("same", "xor", ("here", "here")), answer="same"))
+    with pytest.raises(ModelError, match="a feature cannot be named 'junk'"):
+        compile_program(two_inputs(Move("junk", "x0", at="END"), answer="junk"))
     many = tuple(f"x{i}" for i in range(9))
     with pytest.raises(ModelError, match="at most 8 inputs can be enumerated; this program has 9"):
         compile_program(Program((*many, "END"), many, (HERE,), "here"))

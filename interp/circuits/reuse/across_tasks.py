@@ -57,8 +57,8 @@ def ablate_across_tasks(
     ``level="edges"`` runs circuits edge by edge: ablated edges carry what they carry in the ablated run,
     all others what they carry in this one. ``"heads"`` ablates the heads of the circuit together (or all other
     heads), whatever they feed; MLPs and the embedding are left alone, and 0 is then every head ablated.
-    ``ablation="source"`` takes the values of each task's own corrupted prompts. Edges that are ablated with
-    no effect in the ablated task (equal in both runs) change nothing there, whatever they do elsewhere.
+    ``ablation="source"`` takes the values of each task's own corrupted prompts, so an edge that carries the
+    same in both runs of a task is not touched there, however much the task needs it; ``"mean"`` and others are.
 
     For each circuit ``n_random`` random ones of its size are drawn, the same for every task. Edges that are
     knocked out are compared with as many into every reader, from other writers at random; a circuit that is

@@ -42,7 +42,8 @@ def compare_circuits(
     set. ``stratified`` keeps its size among the edges into each kind of reader (queries, keys, values, MLP) of
     each layer and position, or among the heads of each layer: most edges end in late layers, and circuits
     choose layers before they choose edges, so that two circuits may share more than ``uniform`` says and still
-    have nothing in common but their layers.
+    have nothing in common but their layers. Neither asks that a set be connected, as a pruned circuit is, which
+    alone makes circuits more alike than these nulls say.
 
     Example::
 

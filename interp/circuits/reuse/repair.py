@@ -118,7 +118,9 @@ def repair_attention(
     ``metrics`` are by default the task's own and the accuracy (an answer above every other token), on the
     clean prompts. Two controls are drawn ``n_random`` times each: the same attention given to as many other heads,
     and the same heads' attention sent, with the same weights, to other tokens of each prompt. A repair that
-    does what it is meant to does better than both.
+    does what it is meant to does better than both. What it can't show: labels that are placed by the answer
+    (``WRONG_COLOR``) tell the heads what the model did not find out; a repair shows that the rest of the circuit
+    would make use of it.
 
     Example::
 

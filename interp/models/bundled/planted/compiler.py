@@ -51,20 +51,16 @@ def compile_program(
     features are read along; each of them decides the answer of some pair of prompts.
 
     Raises :class:`ModelError` for a program with an edge that never matters, for one of more than 8
-    inputs, and for one that reads no input.
+    inputs, and for a feature named as a part of the residual stream is.
     """
     layout = ProgramLayout(program, seed)
-    if not program.steps:
-        raise ModelError("a program needs at least one step: no input stands at END.")
     if layout.idle_edges:
         raise ModelError(
             f"the edge {layout.idle_edges[0]} of this program never changes the answer, so it would be neither true "
             "nor false; simplify the program."
         )
     tokenizer = build_word_tokenizer(name, WORDS, len(program.places) + 1)
-    features = [step.target for step in program.steps]
-    spaces = {"position": len(program.places) + 1, "bit": 1, "identity": _N_IDENTITY}
-    spaces |= dict.fromkeys(features, 1) | {"junk": _N_JUNK, "empty": 1}
+    spaces = _name_spaces(program)
     wiring = Wiring(
         spaces,
         vocab_size=len(tokenizer),
@@ -101,6 +97,19 @@ def compile_program(
         spaces=lay_out(spaces),
     )
     return wiring.model, tokenizer, circuit
+
+
+def _name_spaces(program: Program) -> dict[str, int]:
+    own = {"position": len(program.places) + 1, "bit": 1, "identity": _N_IDENTITY}
+    rest = {"junk": _N_JUNK, "empty": 1}
+    features = [step.target for step in program.steps]
+    # "token" is what a subspace is given to, where words are embedded
+    taken = sorted({*own, *rest, "token"} & set(features))
+    if taken:
+        raise ModelError(
+            f"a feature cannot be named {taken[0]!r}, which means something else here; rename it."
+        )
+    return own | dict.fromkeys(features, 1) | rest
 
 
 def _embed(wiring: Wiring, vocabulary: dict[str, int], program: Program) -> None:
