@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,7 @@ def test_numbers_are_those_of_the_functions(micro: tuple[Any, Any], tmp_path: Pa
     assert found.faithfulness.low.equal(by_hand.low)
     curve = measure_faithfulness(model, task, scores, how="greedy", n_random=2, progress=False)
     assert found.curve is not None and found.curve.values.equal(curve.values)
+    assert found.curve.n_edges.equal(curve.n_edges)
     assert found.curve.cpr == curve.cpr and found.curve.cmd == curve.cmd
     check = scores.verify(top=3, sample=2, progress=False)
     assert found.agreement is not None and found.agreement.names == check.names
@@ -92,6 +94,40 @@ def test_numbers_are_those_of_the_functions(micro: tuple[Any, Any], tmp_path: Pa
         "faithfulness",
         "curve",
     }
+
+
+def test_every_option_reaches_what_it_is_for(micro: tuple[Any, Any], tmp_path: Path) -> None:
+    model, task = micro
+    options: dict[str, Any] = dict(
+        ablation="resample", metric="prob_diff", seed=3, backend="wavefront", direction="denoise"
+    )
+    found = _search(
+        micro,
+        tmp_path,
+        method="eap",
+        edges=(0.4,),
+        signed=True,
+        curve=True,
+        random=2,
+        positions=("END",),
+        **options,
+    )
+    graph = interp.build_graph(model, task, positions=["END"])
+    scores = interp.score_edges(model, task, graph, method="eap", progress=False, **options)
+    assert found.scores.effects.equal(scores.effects)
+    assert replace(found.scores.provenance, seconds=0) == replace(scores.provenance, seconds=0)
+    check = scores.verify(top=3, sample=2, seed=3, progress=False)
+    assert found.agreement.exact.equal(check.exact) and found.agreement.names == check.names
+    assert found.agreement.provenance.backend_reason == "asked for"
+    run: dict[str, Any] = {name: options[name] for name in ("ablation", "metric", "seed", "backend")}
+    curve = measure_faithfulness(model, task, scores, signed=True, n_random=2, progress=False, **run)
+    circuit = interp.choose_circuit(scores, 0.4, signed=True)
+    alone = measure_faithfulness(model, task, [circuit], n_random=2, progress=False, **run)
+    for kept, by_hand in ((found.curve, curve), (found.faithfulness, alone)):
+        assert kept.n_edges.equal(by_hand.n_edges) and kept.values.equal(by_hand.values)
+        assert kept.low.equal(by_hand.low)
+        for ours, theirs in zip(kept.nulls, by_hand.nulls, strict=True):
+            assert ours.n_edges.equal(theirs.n_edges) and ours.metric.equal(theirs.metric)
 
 
 def test_every_file_can_be_read(micro: tuple[Any, Any], tmp_path: Path) -> None:

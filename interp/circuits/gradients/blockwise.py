@@ -74,7 +74,7 @@ class BlockwisePasses:
         self, values: Collection[Node] = (), see: OnTensor | None = None, moved: Move | None = None
     ) -> Tensor:
         """See :class:`Passes`."""
-        return self.start((), values, see, moved).picked.detach()
+        return self.start((), values, see, moved).picked
 
     def start(
         self,
@@ -121,7 +121,7 @@ class BlockwiseRun:
         with torch.no_grad():
             resid = self._first_stream(tokens, 0 if whole else block.first, moved, base)
             final = self._forward(resid, values, see, keep=base is None)
-        self._read_logits(final)
+        self._read_logits(final, under_autograd=bool(nodes))
 
     def _first_stream(
         self, tokens: Tensor, start: int, moved: Move | None, base: BlockwiseRun | None
@@ -169,11 +169,11 @@ class BlockwiseRun:
     def n_layers(self) -> int:
         return self._stack.traits.n_layers
 
-    def _read_logits(self, final: Stream) -> None:
-        """Unembed what the metric reads, under autograd."""
+    def _read_logits(self, final: Stream, under_autograd: bool) -> None:
+        """Unembed what the metric reads."""
         block = self._block
         self._columns = block.readout.columns.to(final.device)
-        self._final = final[:, self._columns].requires_grad_(True)
+        self._final = final[:, self._columns].requires_grad_(under_autograd)
         with torch.enable_grad(), frozen_parameters(block.model):
             self.picked = block.readout.pick(self._stack.unembed(self._final), block.prompts)
 

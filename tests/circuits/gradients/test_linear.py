@@ -50,29 +50,30 @@ def score(model: Model, method: str, **options: Any) -> Tensor:
     return found.effects.double()
 
 
-@pytest.mark.parametrize("direction", ["noise", "denoise"])
-@pytest.mark.parametrize(
-    "method",
-    [
-        "eap",
-        "eap-ig",
-        "eap-ig:activations",
-        "eap-ig:clean-corrupted",
-        "relevance",
-        "relevance:relp-ah",
-        "atp*",
-    ],
+METHODS = (
+    "eap",
+    "eap-ig",
+    "eap-ig:activations",
+    "eap-ig:clean-corrupted",
+    "relevance",
+    "relevance:relp-ah",
+    "atp*",
 )
-def test_every_estimate_of_a_linear_model_is_exact(method: str, direction: Any) -> None:
-    model = plain_model(True, act="identity", n_layers=3)
+
+
+@pytest.mark.parametrize(("direction", "ablation"), [("noise", "source"), ("denoise", "mean")])
+def test_every_estimate_of_a_linear_model_is_exact(direction: Any, ablation: Any) -> None:
+    model = plain_model(True, act="identity", n_layers=2)
     graph = build_graph(model, TASK, positions=["S"], neurons={1: [2, 5]})
-    for ablation in ("source", "mean"):
-        options = {"direction": direction, "ablation": ablation, "graph": graph}
-        exact = naive_edge_effects(model, TASK, graph, direction, ablation=ablation)
-        found = score(model, method, **options)
-        # single precision of what is patched
-        torch.testing.assert_close(found, exact, atol=2e-6 * float(exact.abs().max()), rtol=0)
-    assert int((exact.abs() > 1e-3 * exact.abs().max()).sum()) > 0.3 * len(exact)
+    exact = naive_edge_effects(model, TASK, graph, direction, ablation=ablation)
+    size = float(exact.abs().max())
+    assert int((exact.abs() > 1e-3 * size).sum()) > 0.3 * len(exact)
+    for method in METHODS:
+        found = score(model, method, direction=direction, ablation=ablation, graph=graph)
+        # what is patched one by one is read in single precision
+        torch.testing.assert_close(
+            found, exact, atol=2e-6 * size, rtol=0, msg=lambda m, of=method: f"{of}: {m}"
+        )
 
 
 def test_the_softmax_is_exact_where_all_after_it_is_linear() -> None:
@@ -89,15 +90,14 @@ def test_the_softmax_is_exact_where_all_after_it_is_linear() -> None:
         assert float((first_order - exact[last]).abs().max()) > 0.02 * size
 
 
-def test_an_edge_that_is_cut_moves_the_metric_by_its_estimate() -> None:
-    """Predicted first, then cut: the input carried only a little of the way to another run."""
+def test_the_largest_edges_are_where_they_are_predicted() -> None:
+    """Predicted first, then patched one by one, in a trained model."""
     model = interp.load_model("mix-4l")
     task = interp.tasks.load("ioi", model, n=4, seed=0)
     graph = build_graph(model)
-    found = interp.score_edges(model, task, graph, method="eap-ig:activations", progress=False)
-    # along its own path alone a writer's out-edges are complete; the largest of them carry most
     exact = interp.score_edges(model, task, graph, method="exact", progress=False)
-    top = [edge.edge for edge in found.top(20)]
-    both = torch.stack([found.values[top], exact.values[top]])
-    assert float(torch.corrcoef(both)[0, 1]) > 0.9
-    assert bool((both[0].sign() == both[1].sign()).float().mean() > 0.9)
+    for method, least in (("eap", 0.9), ("eap-ig", 0.97), ("relevance", 0.97)):
+        found = interp.score_edges(model, task, graph, method=method, progress=False)
+        top = [edge.edge for edge in found.top(20)]
+        both = torch.stack([found.values[top], exact.values[top]])
+        assert float(torch.corrcoef(both)[0, 1]) > least, method

@@ -12,7 +12,13 @@ from model_zoo import specimen
 from random_tasks import random_task
 
 import interp
-from interp.circuits.gradients import EdgeAttribution, EdgeEstimates, score_edges_by_gradients
+from interp.circuits.gradients import (
+    EdgeAttribution,
+    EdgeEstimates,
+    EdgeIntegratedGradients,
+    resolve_edge_method,
+    score_edges_by_gradients,
+)
 from interp.circuits.gradients.setting import EdgeSetting
 from interp.circuits.graph import build_graph
 from interp.errors import CircuitError, InterpError, MetricError, PatchError
@@ -27,9 +33,7 @@ def assert_same(found: EdgeEstimates, expected: EdgeEstimates, what: object) -> 
         one, other = getattr(found, name), getattr(expected, name)
         assert (one is None) == (other is None)
         if one is not None:
-            torch.testing.assert_close(
-                one, other, atol=2e-5 * size, rtol=0, msg=lambda m: f"{what} {name}: {m}"
-            )
+            torch.testing.assert_close(one, other, atol=2e-5 * size, rtol=0, msg=f"{what} {name}")
     torch.testing.assert_close((found.clean, found.corrupted), (expected.clean, expected.corrupted))
     assert found.gaps == {name: pytest.approx(gap, abs=2e-5 * size) for name, gap in expected.gaps.items()}
 
@@ -40,11 +44,14 @@ def long_case(name: str, graph_kind: str) -> EdgeCase:
     return replace(case, lengths=(7, 5, 6, 7, 4), first_difference=(0, 4, 2, 6, 3), ablation="source")
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("name", ["gpt2", "gemma2"])
-def test_blocks_of_any_size_give_the_same(method: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", METHODS)
+def test_blocks_of_any_size_give_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """One prompt at a time leaves out more columns and multiplies smaller tiles."""
-    case = long_case(name, "neurons at S")
+    method = resolve_edge_method(name)
+    if isinstance(method, EdgeIntegratedGradients):
+        method = replace(method, steps=2)
+    case = long_case("gemma2", "neurons at S")
+    assert method is not None
     whole = case.estimate(method)
     sizes: list[int] = []
     run = EdgeSetting.run
@@ -55,7 +62,7 @@ def test_blocks_of_any_size_give_the_same(method: str, name: str, monkeypatch: p
 
     monkeypatch.setattr(EdgeSetting, "run", counted)
     # in blocks of five, of what fits, and of one
-    for budget in (1 << 28, 1 << 19, 1 << 13):
+    for budget in (1 << 28, 1 << 19, 1 << 16):
         assert_same(case.estimate(method, memory_budget=budget), whole, (method, budget))
     assert sizes[0] == 5 and sizes[-5:] == [1] * 5
 

@@ -66,7 +66,8 @@ def test_each_repair_on_its_own() -> None:
     assert torch.equal(fixed.effects, both.effects) and fixed.magnitude is None
     into = torch.tensor([case.graph.readers[i].kind in ("q", "k") for i in case.graph.edge_reader])
     torch.testing.assert_close(fixed.effects[~into], plain.effects[~into])
-    assert int((fixed.effects[into] != plain.effects[into]).sum()) > 0.9 * int(into.sum())
+    there = into & (plain.effects != 0)
+    assert int(there.sum()) > 50 and bool((fixed.effects != plain.effects)[there].all())
     assert both.notes == ("softmax recomputed for edges into queries and keys; magnitudes by GradDrop",)
     assert bare.notes == ("no QK fix; no GradDrop",)
 
@@ -75,7 +76,7 @@ def test_tiles_of_any_size_give_the_same() -> None:
     """A budget for one number at a time, and for all of them."""
     case = replace(fixed_edge_case("gemma2", 0, "neurons"), ablation="source")
     wide = case.estimate("atp*")
-    for budget in (1 << 13, 1 << 20):
+    for budget in (1 << 14, 1 << 20):
         narrow = case.estimate("atp*", memory_budget=budget)
         for name in ("effects", "magnitude", "standard_errors"):
             torch.testing.assert_close(
