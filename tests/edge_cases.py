@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from attribution_cases import ABLATIONS, DIRECTIONS, LAYOUTS, METRICS, TOLERANCE
@@ -42,7 +42,8 @@ class EdgeCase:
     seed: int
     ablation: str
     direction: str
-    metric: str
+    metric: Any
+    """A name, or a function of the logits."""
     graph_kind: str = ""
 
     @property
@@ -139,9 +140,9 @@ def edge_cases(
     )
 
 
-def on_specimen(case: EdgeCase, on: Specimen) -> EdgeCase:
-    """The same on another model."""
-    return replace(case, on=on)
+def mass_everywhere(logits: Tensor) -> Tensor:
+    """A metric, one number a prompt, of more than its last position: of all columns, padding included."""
+    return logits[:, -1].logsumexp(-1) + logits.softmax(-1)[:, :, 3].pow(2).sum(1)
 
 
 def assert_estimates(found: Tensor, expected: Tensor, what: object) -> None:

@@ -118,4 +118,4 @@ def _differentiate(v: Tensor, x: Tensor, traits: Traits) -> Tensor:
     scale = norm_scale(x, traits)
     unit = centre(widen(x), traits) / scale
     along = torch.linalg.vecdot(unit, v).unsqueeze(-1) / x.shape[-1]
-    return (centre(v, traits) - unit * along) / scale
+    return torch.addcmul(centre(v, traits), unit, along, value=-1).div_(scale)

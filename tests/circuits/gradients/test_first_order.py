@@ -18,6 +18,7 @@ from edge_cases import (
     assert_estimates,
     edge_cases,
     fixed_edge_case,
+    mass_everywhere,
 )
 from hypothesis import HealthCheck, given, settings
 from model_zoo import NAMES, Specimen, make_bare, specimen
@@ -27,9 +28,7 @@ from random_tasks import random_task
 from torch import Tensor
 
 import interp
-from interp.circuits.gradients import EdgeAttribution, score_edges_by_gradients
 from interp.circuits.graph import build_graph
-from interp.tasks.metrics import resolve_metric
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "gemma2", "gated"])
@@ -142,33 +141,25 @@ def test_finer_graphs_add_up_to_the_coarse_one(name: str, kind: str) -> None:
     torch.testing.assert_close(total, expected, atol=1e-5 * float(expected.abs().max()), rtol=0)
 
 
-def last_mass(logits: Tensor) -> Tensor:
-    """One number a prompt, of more than its last position."""
-    return logits[:, -1].logsumexp(-1) + logits.softmax(-1)[:, :, 3].sum(1)
-
-
 def spread(logits: Tensor) -> Tensor:
     """One number for the whole batch, in which prompts do not add up."""
     return logits[:, -1, :5].softmax(0).pow(2).sum() + logits[:, -1, 7].prod()
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gemma2", "hooked"])
-@pytest.mark.parametrize("metric", [last_mass, spread])
+@pytest.mark.parametrize("metric", [mass_everywhere, spread])
 def test_a_function_of_the_logits(name: str, metric: Any) -> None:
-    on, task = specimen(name), random_task([6, 6, 6], "right", [2, 2, 3], seed=6)
-    graph = build_graph(on.model)
-    found = score_edges_by_gradients(
-        on.model,
-        task,
-        graph,
-        EdgeAttribution(),
-        resolve_metric(metric, task),
-        memory_budget=1 << 14,
-        progress=False,
-    )
-    naive = NaiveEdges.of(on, task, graph, metric=metric, direction="noise")
+    case = replace(fixed_edge_case(name, 0), metric=metric, first_difference=(2, 2, 3), ablation="source")
     # of one number for all prompts, only the mean has a meaning: all of them move together
-    assert_estimates(found.effects, naive.effects(), (name, metric.__name__))
+    assert_estimates(case.estimate("eap", memory_budget=1 << 16).effects, case.naive.effects(), case)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gemma2", "gated"])
+def test_padding_is_not_replaced(name: str) -> None:
+    """Not even where a metric reads it."""
+    for layout in (1, 2):
+        case = replace(fixed_edge_case(name, layout, ""), metric=mass_everywhere, ablation="mean")
+        assert_estimates(case.estimate("eap").effects, case.naive.effects(), case)
 
 
 def test_other_reference_prompts_and_other_partners() -> None:

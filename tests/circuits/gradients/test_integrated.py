@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from edge_cases import EdgeCase, assert_errors, assert_estimates, edge_cases, fixed_edge_case
+from edge_cases import EdgeCase, assert_errors, assert_estimates, edge_cases, fixed_edge_case, mass_everywhere
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from model_zoo import NAMES
@@ -54,6 +54,13 @@ def check(case: EdgeCase, method: EdgeIntegratedGradients) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_every_family(name: str, over: Any) -> None:
     check(fixed_edge_case(name, NAMES.index(name) % 3), EdgeIntegratedGradients(over, 2))
+
+
+@pytest.mark.parametrize("over", ["inputs", "activations", "clean-corrupted"])
+@pytest.mark.parametrize("name", ["gpt2", "hooked"])
+def test_a_metric_that_reads_before_the_first_difference(name: str, over: Any) -> None:
+    case = replace(fixed_edge_case(name, 0), metric=mass_everywhere, ablation="source")
+    check(replace(case, first_difference=(2, 3, 2)), EdgeIntegratedGradients(over, 2))
 
 
 METHODS = st.builds(

@@ -60,6 +60,17 @@ def test_the_budget_holds(method: EdgeMethodLike) -> None:
     assert used > budget / 10
 
 
+def test_parameters_that_could_be_trained_cost_nothing() -> None:
+    """Nothing is kept for gradients of weights."""
+    task, used = random_task([24] * 12, "right", [0] * 12, seed=1), []
+    for trained in (False, True):
+        model = interp.load_model(make_hf_model("llama", d_mlp=400))
+        for parameter in model.module.parameters():
+            parameter.requires_grad_(trained)
+        used.append(peak(model, task))
+    assert used[0] == used[1]
+
+
 def test_it_does_not_grow_with_writers_times_the_stream() -> None:
     """Four times the heads of a quarter the size: the same activations, and four times the writers."""
     sizes = {"d_model": 144, "d_mlp": 52, "n_layers": 4}
