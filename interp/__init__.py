@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from interp.circuits import verify_edges as verify_edges
     from interp.errors import BenchError as BenchError
     from interp.errors import CircuitError as CircuitError
+    from interp.errors import CoderError as CoderError
     from interp.errors import DataFileError as DataFileError
     from interp.errors import ExportError as ExportError
     from interp.errors import InterpError as InterpError
@@ -136,6 +137,7 @@ _EXPORTS = {
     "interp.errors": (
         "BenchError",
         "CircuitError",
+        "CoderError",
         "DataFileError",
         "ExportError",
         "InterpError",

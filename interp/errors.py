@@ -50,6 +50,10 @@ class CircuitError(InterpError):
     """A graph, a circuit or a search for one was asked for something that has no meaning."""
 
 
+class CoderError(InterpError):
+    """A sparse coder, its training or its data was asked for something that has no meaning."""
+
+
 class LensError(InterpError):
     """A lens or a head score was asked for something that has no meaning."""
 
@@ -80,6 +84,6 @@ def suggest_names(got: str, choices: Iterable[str]) -> str:
 
 def unknown_name(kind: str, got: str, choices: Iterable[str]) -> str:
     """Message for a name that is not in ``choices``, with the nearest ones suggested."""
-    known = sorted(choices)
+    known = sorted(set(choices))
     listed = ", ".join(known)
     return f"unknown {kind} {got!r}{suggest_names(got, known) or '.'} Known: {listed}."

@@ -16,8 +16,8 @@ from jaxtyping import Bool
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from interp.circuits.checkpoint import SearchFolder, describe_search
 from interp.circuits.runs import CircuitRuns, prepare_circuits
+from interp.circuits.search_folder import SearchFolder, describe_search
 from interp.errors import CircuitError
 from interp.models.model import Model
 from interp.patching.budget import DEFAULT_BUDGET
@@ -60,11 +60,12 @@ def search_acdc(
 
     Raises :class:`CircuitError` for a tau that is not positive, and as :func:`interp.score_edges`.
     """
-    wanted = [float(taus)] if isinstance(taus, int | float) else [float(tau) for tau in taus]
-    if not wanted or not all(tau > 0 for tau in wanted):
+    given = [taus] if isinstance(taus, int | float | str) else list(taus)
+    if not given or not all(isinstance(tau, int | float) and tau > 0 for tau in given):
         raise CircuitError(
-            f"tau is a positive share of the gap between clean and ablated metric; got {wanted}."
+            f"tau is a positive share of the gap between clean and ablated metric; got {given}."
         )
+    wanted = [float(tau) for tau in given]
     runs = prepare_circuits(
         model,
         task,

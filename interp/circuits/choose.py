@@ -33,9 +33,14 @@ def choose_circuit(
     takes edges that support the clean answer only. ``prune`` drops what lies on no path from the input to
     the logits, so the circuit may be smaller than asked for; its ``n_edges`` is what was realised.
 
-    Raises :class:`CircuitError` unless exactly one of ``edges`` and ``threshold`` is given, for a number of
-    edges that the graph has not, for a threshold that is not positive, and for scores that are NaN.
+    Raises :class:`CircuitError` for anything but scores of edges, unless exactly one of ``edges`` and
+    ``threshold`` is given, for a number of edges that the graph has not, for a threshold that is not positive,
+    and for scores that are NaN.
     """
+    if not isinstance(scores, EdgeScores):
+        raise CircuitError(
+            f"circuits are chosen from scores of edges (interp.score_edges); got {type(scores).__name__}."
+        )
     if how not in get_args(Choice):
         raise CircuitError(unknown_name("way to choose edges", str(how), get_args(Choice)))
     if (edges is None) == (threshold is None):
@@ -43,8 +48,8 @@ def choose_circuit(
     strength = edge_strength(scores, signed)
     graph = scores.graph
     if threshold is not None:
-        if not threshold > 0:
-            raise CircuitError(f"a threshold is a positive share of the gap; got {threshold}.")
+        if not isinstance(threshold, int | float) or not threshold > 0:
+            raise CircuitError(f"a threshold is a positive share of the gap; got {threshold!r}.")
         limit, n = threshold, graph.n_edges
         text = f"edges that carry at least {threshold:g} of the gap"
     else:

@@ -135,6 +135,8 @@ def place_columns(graph: Graph, task: PromptPairs) -> Int[Tensor, "prompt pos"]:
 
 def check_graph(graph: Graph, model: Model) -> None:
     """Raise :class:`CircuitError` unless a graph is that of the model."""
+    if not isinstance(graph, Graph):
+        raise CircuitError(f"a graph is made by interp.build_graph(model); got {type(graph).__name__}.")
     t = model.traits
     sizes = (graph.n_layers, graph.n_heads, graph.n_kv_heads, graph.d_mlp, graph.parallel_blocks)
     wanted = (t.n_layers, t.n_heads, t.n_kv_heads, t.d_mlp, t.parallel_blocks)

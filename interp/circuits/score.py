@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,13 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.circuits.checkpoint import SearchFolder, describe_search
 from interp.circuits.exact import ExactEdges, patch_edges
 from interp.circuits.gradients import EdgeMethodLike, resolve_edge_method, score_edges_by_gradients
 from interp.circuits.graph import build_graph, check_graph
+from interp.circuits.search_folder import SearchFolder, describe_search
 from interp.errors import CircuitError
 from interp.models.model import Model
-from interp.patching.agreement import check_confidence, measure_agreement
+from interp.patching.agreement import check_confidence, choose_checked, measure_agreement
 from interp.patching.budget import DEFAULT_BUDGET, check_budget
 from interp.patching.prepared import BACKENDS, check_choice, choose_stack, make_provenance
 from interp.patching.replacement import check_kind
@@ -222,7 +221,8 @@ def verify_edges(
         raise CircuitError(f"verify needs at least one edge to check; got top={top}, sample={sample}.")
     check_confidence(confidence)
     check_graph(scores.graph, model)
-    picked, chosen_as = _pick(scores.magnitudes, top, sample, seed)
+    chosen, chosen_as = choose_checked(scores.magnitudes, top, sample, seed)
+    picked = np.array(chosen)
     exact = patch_edges(
         model,
         task,
@@ -264,6 +264,7 @@ def verify_edges(
         n_sites=scores.graph.n_edges,
         confidence=confidence,
         seed=seed,
+        effect="share of the gap that the edge carries, positive where it supports the clean answer",
     )
 
 
@@ -271,13 +272,3 @@ def _ablation_of(scores: EdgeScores) -> Ablation:
     named = scores.provenance.ablation or "source"
     found: Ablation = next(kind for kind in get_args(Ablation) if kind == named)
     return found
-
-
-def _pick(magnitudes: Tensor, top: int | None, sample: int, seed: int) -> tuple[np.ndarray, Sequence[str]]:
-    order = torch.where(magnitudes.isnan(), -1.0, magnitudes).argsort(descending=True, stable=True).numpy()
-    if top is None:
-        return order, ()
-    rest = order[top:]
-    shuffled = torch.randperm(len(rest), generator=torch.Generator().manual_seed(seed))[:sample].numpy()
-    picked = np.concatenate([order[:top], rest[shuffled]])
-    return picked, ("top",) * min(top, len(order)) + ("random",) * len(shuffled)

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from interp.circuits.acdc import search_acdc
-from interp.circuits.checkpoint import describe_search
 from interp.circuits.choose import choose_circuit
 from interp.circuits.graph import build_graph
 from interp.circuits.plan import ACDC, EXACT, Cut, SearchPlan
@@ -28,6 +27,7 @@ from interp.circuits.search_files import (
     without_time,
     write_json,
 )
+from interp.circuits.search_folder import describe_search
 from interp.circuits.search_summary import Check, summarize_search
 from interp.models.model import Model
 from interp.results import Circuit, EdgeScores, Faithfulness, Graph, MethodAgreement, Provenance

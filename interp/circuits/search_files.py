@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
-from interp.circuits.checkpoint import SearchFolder
+from interp.circuits.search_folder import SearchFolder
 from interp.errors import CircuitError, DataFileError
 from interp.results import Provenance
 from interp.results.storage import write_whole

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from interp.results import Faithfulness, MethodAgreement
+from interp.results.storage import without_nan
 
 if TYPE_CHECKING:
     from interp.circuits.search import CircuitSearch
@@ -125,12 +125,3 @@ def _agreement(check: MethodAgreement) -> dict[str, Any]:
         "checked": len(check.names),
         "summary": check.summary(),
     }
-
-
-def without_nan(value: Any) -> Any:
-    """Plain values with ``None`` for what is not finite, for JSON has no NaN."""
-    if isinstance(value, dict):
-        return {str(key): without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

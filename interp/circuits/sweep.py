@@ -9,10 +9,11 @@ from typing import Any
 
 from interp.circuits.plan import PlannedSearch, SweepPlan
 from interp.circuits.search import CircuitSearch, search_circuits
-from interp.circuits.search_summary import circuit_rows, without_nan
+from interp.circuits.search_summary import circuit_rows
 from interp.errors import InterpError
 from interp.models import load_model
 from interp.models.model import Model
+from interp.results.storage import without_nan
 from interp.tasks.base import PromptPairs
 
 

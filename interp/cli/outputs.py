@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from interp.errors import ExportError, unknown_name
+from interp.results.storage import without_nan
 
 if TYPE_CHECKING:
     from interp.results import (
@@ -114,7 +114,7 @@ def to_json(scores: Scores) -> dict[str, Any]:
         document["costs"] = [asdict(cost) for cost in scores.costs]
     else:
         document |= {"run": scores.run, "metric": scores.metric.tolist()}
-    plain: dict[str, Any] = _without_nan(document)
+    plain: dict[str, Any] = without_nan(document)
     return plain
 
 
@@ -128,7 +128,7 @@ def check_to_json(check: Check) -> dict[str, Any]:
         found = {name: getattr(check, name) for name in names}
         document |= {name: None if part is None else asdict(part) for name, part in found.items()}
         document |= {"confidence": check.confidence, "n_sites": check.n_sites}
-    plain: dict[str, Any] = _without_nan(document)
+    plain: dict[str, Any] = without_nan(document)
     return plain
 
 
@@ -153,7 +153,7 @@ def scores_to_json(scores: PatchScores, k: int = 20) -> dict[str, Any]:
         for row in scores.top(k)
     ]
     document = {"provenance": scores.provenance.to_dict(), "top": top, "sites": sites}
-    plain: dict[str, Any] = _without_nan(document)
+    plain: dict[str, Any] = without_nan(document)
     return plain
 
 
@@ -178,13 +178,5 @@ def sets_to_json(scores: SetScores, k: int = 20) -> dict[str, Any]:
         "interaction": scores.interaction.tolist(),
         "path": None if scores.path is None else scores.path.tolist(),
     }
-    plain: dict[str, Any] = _without_nan(document)
+    plain: dict[str, Any] = without_nan(document)
     return plain
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _without_nan(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

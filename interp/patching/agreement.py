@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import PatchError
 from interp.results import Estimate, MethodAgreement, Provenance
+from interp.results.agreement import SITE_EFFECT
 
 N_RESAMPLES = 1000
 _LARGEST = 1 << 22
@@ -31,11 +33,13 @@ def measure_agreement(
     n_sites: int | None = None,
     confidence: float = 0.95,
     seed: int = 0,
+    effect: str = SITE_EFFECT,
 ) -> MethodAgreement:
     """Pearson, Spearman, sign agreement and top-k overlap of two lists of effects.
 
     Intervals are percentiles of 1000 resamples of the sites. ``ranking`` is what the approximation
-    ranks by where that is not the size of its effects; ``k`` is a tenth of the sites by default.
+    ranks by where that is not the size of its effects; ``k`` is a tenth of the sites by default; ``effect`` says
+    what the numbers are.
     Statistics that are undefined (fewer than two different effects) are NaN. Raises
     :class:`PatchError` for a confidence outside (0, 1).
     """
@@ -60,6 +64,7 @@ def measure_agreement(
         top_overlap=estimate(lambda a, b: _overlap(np.abs(a), b, k), order),
         k=k,
         n_sites=n_sites,
+        effect=effect,
     )
 
 
@@ -82,6 +87,22 @@ def check_confidence(confidence: float) -> None:
     """Raise :class:`PatchError` for a coverage that is no share between 0 and 1."""
     if not 0 < confidence < 1:
         raise PatchError(f"confidence must lie between 0 and 1; got {confidence}.")
+
+
+def choose_checked(
+    ranking: Float[Tensor, " site"], top: int | None, sample: int, seed: int
+) -> tuple[list[int], tuple[str, ...]]:
+    """Which sites are checked exactly, and why each: the ``top`` of a ranking and a random sample of the others.
+
+    ``top=None`` is all of them, in their order.
+    """
+    order = torch.where(ranking.isnan(), -1.0, ranking).argsort(descending=True, stable=True).tolist()
+    if top is None:
+        return list(range(len(order))), ()
+    first, rest = order[:top], order[top:]
+    shuffled = torch.randperm(len(rest), generator=torch.Generator().manual_seed(seed))[:sample]
+    drawn = [rest[i] for i in shuffled.tolist()]
+    return [*first, *drawn], ("top",) * len(first) + ("random",) * len(drawn)
 
 
 def estimate_from(value: float, resamples: np.ndarray, confidence: float) -> Estimate:

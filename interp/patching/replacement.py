@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.errors import PatchError, unknown_name
+from interp.errors import PatchError, TaskError, unknown_name
 from interp.models.blocks.geometry import find_positions
 from interp.models.cache import ActivationCache
 from interp.models.capture import capture
@@ -144,7 +144,14 @@ def spread_mean(
 
 
 def check_kind(task: PromptPairs, ablation: str) -> None:
-    """Raise :class:`PatchError` for an unknown ablation, or one that does not fit the task."""
+    """Raise :class:`PatchError` for an unknown ablation, or one that does not fit the task.
+
+    Raises :class:`TaskError` where the task is no prompt pairs.
+    """
+    if not isinstance(task, PromptPairs):
+        raise TaskError(
+            f"a task is prompt pairs, such as interp.tasks.load('ioi', model); got {type(task).__name__} {task!r:.40}."
+        )
     if ablation not in get_args(Ablation):
         raise PatchError(unknown_name("ablation", str(ablation), get_args(Ablation)))
     if ablation == "resample" and len(task) < 2:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from interp.errors import PatchError
 from interp.models.model import Model
-from interp.patching.agreement import check_confidence, measure_agreement
+from interp.patching.agreement import check_confidence, choose_checked, measure_agreement
 from interp.patching.attribution.run import WITHIN
 from interp.patching.budget import DEFAULT_BUDGET
 from interp.patching.cells import Sweep, plan_sweep
@@ -123,7 +123,7 @@ def check_against_exact(
     effects = torch.cat([scores.effects(key).flatten() for key in keys])
     ranking = torch.cat([scores.magnitudes(key).flatten() for key in keys])
     cells = [cell for sweep in sweeps for cell in sweep.cells]
-    picked, chosen_as = _choose(ranking, top, sample, seed)
+    picked, chosen_as = choose_checked(ranking, top, sample, seed)
     chosen = [cells[i] for i in picked]
     components = {(cell.component, cell.layer) for cell in chosen}
     prepared = prepare(model, task, components, backend=backend, **options)
@@ -152,16 +152,6 @@ def check_against_exact(
         confidence=confidence,
         seed=seed,
     )
-
-
-def _choose(ranking: Tensor, top: int | None, sample: int, seed: int) -> tuple[list[int], tuple[str, ...]]:
-    order = torch.where(ranking.isnan(), -1.0, ranking).argsort(descending=True, stable=True).tolist()
-    if top is None:
-        return list(range(len(order))), ()
-    first, rest = order[:top], order[top:]
-    shuffled = torch.randperm(len(rest), generator=torch.Generator().manual_seed(seed))[:sample]
-    drawn = [rest[i] for i in shuffled.tolist()]
-    return [*first, *drawn], ("top",) * len(first) + ("random",) * len(drawn)
 
 
 def _names(scores: PatchScores, keys: Sequence[str]) -> list[str]:

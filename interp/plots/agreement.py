@@ -67,7 +67,7 @@ def plot_agreement(agreement: MethodAgreement) -> go.Figure:
     undefined = int((~np.isfinite(exact + approximate)).sum())
     if undefined:
         sheet.add_note(f"{undefined} of {len(exact)} undefined and not drawn")
-    sheet.add_note("effect: recovered score, less that of having done nothing")
+    sheet.add_note(f"effect: {agreement.effect}")
     # the backend is that of the exact runs, and would read as the approximation's
     made, by = replace(agreement.provenance, backend=None), agreement.provenance.backend
     exactly = f" against exact patching ({by})" if by else ""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import uuid
 from pathlib import Path
 
 from interp.errors import ExportError
+from interp.results.storage import write_whole
 
 
 def check_writable(path: str | Path) -> Path:
@@ -36,15 +36,7 @@ def write_atomically(path: str | Path, content: str | bytes) -> Path:
     Missing folders are made. Raises :class:`ExportError` when it cannot be written.
     """
     path = check_writable(path)
-    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    data = content.encode("utf-8") if isinstance(content, str) else content
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            scratch.write_bytes(data)
-            os.replace(scratch, path)
-        finally:
-            scratch.unlink(missing_ok=True)
+        return write_whole(path, content.encode("utf-8") if isinstance(content, str) else content)
     except OSError as error:
         raise ExportError(f"cannot write {str(path)!r}: {error}.") from error
-    return path

@@ -34,11 +34,14 @@ class Estimate:
         return f"{self.value:z.2f} [{self.low:z.2f}, {self.high:z.2f}]"
 
 
+SITE_EFFECT = "recovered score, less that of having done nothing"
+
+
 @dataclass(frozen=True, eq=False)
 class MethodAgreement(Record):
-    """Approximate against exact effects of the same sites, and their agreement.
+    """Approximate against exact effects of the same sites or edges, and their agreement.
 
-    Effects are recovered scores minus that of having done nothing. Raises :class:`RecordError`
+    ``effect`` says what the numbers are. Raises :class:`RecordError`
     when the fields do not agree.
     """
 
@@ -64,6 +67,8 @@ class MethodAgreement(Record):
     k: int | None = None
     n_sites: int | None = None
     """Sites that there were to choose from."""
+    effect: str = SITE_EFFECT
+    """What the effects are, for people."""
 
     def __post_init__(self) -> None:
         self._check_axes(site=len(self.names))

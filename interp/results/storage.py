@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import uuid
 from collections.abc import Mapping
@@ -41,6 +42,15 @@ def write_whole(path: str | Path, data: bytes) -> Path:
     finally:
         scratch.unlink(missing_ok=True)
     return path
+
+
+def without_nan(value: Any) -> Any:
+    """Plain values with ``None`` for what is not finite, for JSON has no NaN."""
+    if isinstance(value, dict):
+        return {str(key): without_nan(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def load_record(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -13,7 +13,7 @@ from random_tasks import random_task
 from tiny_models import make_hf_model
 
 import interp
-from interp.circuits.checkpoint import SearchFolder, describe_search
+from interp.circuits.search_folder import SearchFolder, describe_search
 from interp.errors import CircuitError, DataFileError
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from torch import Tensor
 
 from interp.errors import CircuitError, DataFileError
 from interp.models.model import Model
-from interp.results.storage import load_record, save_record
+from interp.results.storage import load_record, save_record, write_whole
 from interp.tasks.base import PromptPairs
 
 _KIND = "SearchPart"
@@ -43,10 +41,7 @@ class SearchFolder:
                     "another folder, or delete this one to start anew."
                 )
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-        scratch.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
-        os.replace(scratch, path)
+        write_whole(path, (json.dumps(told, indent=1) + "\n").encode("utf-8"))
 
     def load(self, name: str) -> dict[str, Tensor] | None:
         """A finished part, ``None`` if it is not there.
