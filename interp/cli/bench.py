@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from interp.errors import BenchError
+
 if TYPE_CHECKING:
     import torch
 
@@ -181,6 +183,60 @@ def run_recovery(
     plan = bench.RecoveryPlan.quick(seed) if quick else bench.RecoveryPlan(seed=seed)
     where, keep = _prepare(device, csv, RecoveryRow)
     _print_report(bench.run_recovery(replace(plan, threads=threads), where, _say, keep), csv)
+
+
+@bench_app.command("coder-memory")
+def run_coder_memory(
+    quick: QuickOption = False,
+    csv: CsvOption = None,
+    tokens: Annotated[int | None, typer.Option(help="Of the cached data set.", min=1)] = None,
+    buffer: Annotated[int | None, typer.Option(help="Rows of the shuffle buffer.", min=1)] = None,
+    folder: Annotated[Path | None, typer.Option(help="Where the cache lies while it is read.")] = None,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = None,
+) -> None:
+    """Peak memory of reading a cached data set through the shuffle buffer.
+
+    interp bench coder-memory --quick --csv coder-memory.csv
+    """
+    _share_cores(quick)
+    from interp import bench
+    from interp.bench.coder_memory_report import CoderMemoryRow
+
+    plan = bench.CoderMemoryPlan.quick(seed) if quick else bench.CoderMemoryPlan(seed=seed)
+    asked: dict[str, Any] = {"tokens": tokens, "buffer_rows": buffer, "threads": threads}
+    plan = replace(plan, **{name: value for name, value in asked.items() if value is not None})
+    if folder is not None and not folder.is_dir():
+        raise BenchError(f"there is no folder {str(folder)!r}; make it.")
+    _, keep = _prepare("cpu", csv, CoderMemoryRow)
+    _print_report(bench.run_coder_memory(plan, folder, _say, keep), csv)
+
+
+@bench_app.command("coder-step")
+def run_coder_step(
+    quick: QuickOption = False,
+    csv: CsvOption = None,
+    d_in: Annotated[int | None, typer.Option(help="Width of the activations.", min=1)] = None,
+    d_sae: Annotated[int | None, typer.Option(help="Latents.", min=1)] = None,
+    batch: Annotated[int | None, typer.Option(help="Rows a step.", min=1)] = None,
+    k: Annotated[int | None, typer.Option(help="Latents that fire in a row.", min=1)] = None,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = None,
+    device: DeviceOption = "cpu",
+) -> None:
+    """A training step of a sparse coder against SAELens' trainer and the encoder's product alone.
+
+    interp bench coder-step --quick --csv coder-step.csv
+    """
+    _share_cores(quick)
+    from interp import bench
+    from interp.bench.coder_step_report import CoderStepRow
+
+    plan = bench.CoderStepPlan.quick(seed) if quick else bench.CoderStepPlan(seed=seed)
+    asked = {"d_in": d_in, "d_sae": d_sae, "batch_size": batch, "k": k, "threads": threads}
+    plan = replace(plan, **{name: value for name, value in asked.items() if value is not None})
+    where, keep = _prepare(device, csv, CoderStepRow)
+    _print_report(bench.run_coder_step(plan, where, _say, keep), csv)
 
 
 def _share_cores(quick: bool) -> None:

@@ -1,0 +1,1 @@
+"""How coders lie on disk: SAELens' names and arrays where it has the architecture, ours where it has not."""

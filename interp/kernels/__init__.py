@@ -1,0 +1,1 @@
+"""Kernels: each operation beside its plain reference. Nothing here needs more than torch and Triton."""

@@ -1,0 +1,132 @@
+"""The encoder: a dense product forward, and gradients from the entries that fire only."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from interp.kernels.coder_step.latents import SparseLatents
+
+
+def pre_activations(
+    x: Float[Tensor, "row d_in"],
+    W_enc: Float[Tensor, "d_sae d_in"],
+    b_enc: Float[Tensor, " d_sae"] | None = None,
+) -> Float[Tensor, "row d_sae"]:
+    """``x @ W_enc.T + b_enc``, apart from any gradient: choose entries of it, then :func:`attach_encoder`."""
+    with torch.no_grad():
+        return F.linear(x, W_enc, b_enc)
+
+
+def attach_encoder(
+    chosen: SparseLatents,
+    x: Float[Tensor, "row d_in"],
+    W_enc: Float[Tensor, "d_sae d_in"],
+    b_enc: Float[Tensor, " d_sae"] | None = None,
+) -> SparseLatents:
+    """Entries of the pre-activations, with their gradient towards ``x``, ``W_enc`` and ``b_enc``.
+
+    ``chosen.values`` must be ``x[row] . W_enc[latent] + b_enc[latent]``, as :func:`pre_activations` gives.
+    The gradient of an entry that was not chosen is zero, so none of size [row, d_sae] is made.
+    """
+    values: Tensor = _Encode.apply(chosen.values.detach(), x, W_enc, b_enc, chosen)
+    return chosen.with_values(values)
+
+
+class _Encode(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, values: Tensor, x: Tensor, W_enc: Tensor, b_enc: Tensor | None, chosen: SparseLatents
+    ) -> Tensor:
+        ctx.save_for_backward(x, W_enc)
+        ctx.chosen = chosen
+        return values.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, W_enc = ctx.saved_tensors
+        _, of_x, of_weight, of_bias, _ = ctx.needs_input_grad
+        chosen = ctx.chosen
+        if not chosen.sparse_pays:
+            dense = chosen.with_values(grad).to_dense()
+            return (
+                None,
+                dense @ W_enc if of_x else None,
+                dense.T @ x if of_weight else None,
+                dense.sum(0) if of_bias else None,
+                None,
+            )
+        return (
+            None,
+            sum_by_row(chosen, grad, W_enc) if of_x else None,
+            sum_by_latent(chosen, grad, x) if of_weight else None,
+            add_by_latent(chosen, grad) if of_bias else None,
+            None,
+        )
+
+
+def sum_by_row(
+    entries: SparseLatents, weights: Float[Tensor, " entry"], vectors: Float[Tensor, "d_sae d"]
+) -> Float[Tensor, "row d"]:
+    """For every row the sum of its latents' vectors, weighted."""
+    return _bags(entries.latents, entries.starts, weights, vectors)
+
+
+def sum_by_latent(
+    entries: SparseLatents, weights: Float[Tensor, " entry"], vectors: Float[Tensor, "row d"]
+) -> Float[Tensor, "d_sae d"]:
+    """For every latent the sum of its rows' vectors, weighted: the gradient of a decoder or encoder."""
+    by_latent = entries.by_latent
+    return _bags(by_latent.rows, by_latent.starts, weights[by_latent.order], vectors)
+
+
+def add_by_latent(entries: SparseLatents, weights: Float[Tensor, " entry"]) -> Float[Tensor, " d_sae"]:
+    """For every latent the sum of its entries' weights, in one fixed order."""
+    by_latent = entries.by_latent
+    return torch.segment_reduce(weights[by_latent.order], "sum", lengths=by_latent.starts.diff(), initial=0.0)
+
+
+def take_by_latent(vector: Float[Tensor, " d_sae"], entries: SparseLatents) -> Float[Tensor, " entry"]:
+    """The number of every entry's latent (a threshold, a bias), with its gradient."""
+    taken: Tensor = _Take.apply(vector, entries)
+    return taken
+
+
+class _Take(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, vector: Tensor, entries: SparseLatents) -> Tensor:
+        ctx.entries = entries
+        return vector[entries.latents]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return add_by_latent(ctx.entries, grad), None
+
+
+def dot_entries(
+    entries: SparseLatents, of_rows: Float[Tensor, "row d"], of_latents: Float[Tensor, "d_sae d"]
+) -> Float[Tensor, " entry"]:
+    """The product of each entry's row vector and latent vector; no gradients pass here."""
+    weights = torch.zeros_like(entries.values, dtype=of_latents.dtype, requires_grad=True)
+    if not len(weights):
+        return weights.detach()
+    # it is what a weighted sum of the latents' vectors has as its weights' gradient
+    with torch.enable_grad():
+        summed = sum_by_row(entries, weights, of_latents.detach())
+    return torch.autograd.grad(summed, weights, of_rows.detach().to(of_latents))[0]
+
+
+def _bags(members: Tensor, starts: Tensor, weights: Tensor, vectors: Tensor) -> Tensor:
+    if len(members) == 0:
+        # an empty list of bags' members is refused
+        return vectors.new_zeros(len(starts) - 1, vectors.shape[1])
+    return F.embedding_bag(
+        members, vectors, starts, mode="sum", per_sample_weights=weights.to(vectors), include_last_offset=True
+    )
