@@ -39,6 +39,36 @@ if TYPE_CHECKING:
     from interp.circuits import search_acdc as search_acdc
     from interp.circuits import search_circuits as search_circuits
     from interp.circuits import verify_edges as verify_edges
+    from interp.coders import Coder as Coder
+    from interp.coders import CoderBatch as CoderBatch
+    from interp.coders import CoderConfig as CoderConfig
+    from interp.coders import TrainingConfig as TrainingConfig
+    from interp.coders import TrainingInterrupted as TrainingInterrupted
+    from interp.coders import train_coder as train_coder
+    from interp.coders import train_coders as train_coders
+    from interp.coders.dashboard import profile_latents as profile_latents
+    from interp.coders.end_to_end import finetune_coder as finetune_coder
+    from interp.coders.evaluate import evaluate_coder as evaluate_coder
+    from interp.coders.files import bundled_coders as bundled_coders
+    from interp.coders.files import load_coder as load_coder
+    from interp.coders.ground_truth import load_suite as load_suite
+    from interp.coders.ground_truth import match_features as match_features
+    from interp.coders.ground_truth import measure_absorption as measure_absorption
+    from interp.coders.ground_truth import measure_geometry as measure_geometry
+    from interp.coders.head_attribution import attribute_heads as attribute_heads
+    from interp.coders.probing import attribute_data as attribute_data
+    from interp.coders.probing import match_attributes as match_attributes
+    from interp.coders.probing import perturb_probes as perturb_probes
+    from interp.coders.probing import probe_latents as probe_latents
+    from interp.coders.saelens import from_saelens as from_saelens
+    from interp.coders.saelens import to_saelens as to_saelens
+    from interp.coders.semi_nmf import fit_semi_nmf as fit_semi_nmf
+    from interp.coders.sources import cache_activations as cache_activations
+    from interp.coders.sources import measure_mixing as measure_mixing
+    from interp.coders.sources import open_activations as open_activations
+    from interp.coders.sources import stream_activations as stream_activations
+    from interp.coders.sources import tensor_activations as tensor_activations
+    from interp.coders.substitute import substitute as substitute
     from interp.errors import BenchError as BenchError
     from interp.errors import CircuitError as CircuitError
     from interp.errors import CoderError as CoderError
@@ -134,6 +164,48 @@ _EXPORTS = {
         "search_circuits",
         "verify_edges",
     ),
+    "interp.coders": (
+        "Coder",
+        "CoderBatch",
+        "CoderConfig",
+        "TrainingConfig",
+        "TrainingInterrupted",
+        "train_coder",
+        "train_coders",
+    ),
+    "interp.coders.dashboard": ("profile_latents",),
+    "interp.coders.end_to_end": ("finetune_coder",),
+    "interp.coders.evaluate": ("evaluate_coder",),
+    "interp.coders.files": (
+        "bundled_coders",
+        "load_coder",
+    ),
+    "interp.coders.ground_truth": (
+        "load_suite",
+        "match_features",
+        "measure_absorption",
+        "measure_geometry",
+    ),
+    "interp.coders.head_attribution": ("attribute_heads",),
+    "interp.coders.probing": (
+        "attribute_data",
+        "match_attributes",
+        "perturb_probes",
+        "probe_latents",
+    ),
+    "interp.coders.saelens": (
+        "from_saelens",
+        "to_saelens",
+    ),
+    "interp.coders.semi_nmf": ("fit_semi_nmf",),
+    "interp.coders.sources": (
+        "cache_activations",
+        "measure_mixing",
+        "open_activations",
+        "stream_activations",
+        "tensor_activations",
+    ),
+    "interp.coders.substitute": ("substitute",),
     "interp.errors": (
         "BenchError",
         "CircuitError",
@@ -152,7 +224,12 @@ _EXPORTS = {
         "TaskError",
         "TokenizationError",
     ),
-    "interp.lenses": ("attention_patterns", "direct_logit_attribution", "logit_lens", "score_heads"),
+    "interp.lenses": (
+        "attention_patterns",
+        "direct_logit_attribution",
+        "logit_lens",
+        "score_heads",
+    ),
     "interp.models": (
         "add",
         "apply",
@@ -168,7 +245,12 @@ _EXPORTS = {
         "scale",
         "zero",
     ),
-    "interp.models.relevance": ("RelevanceRules", "UserRule", "relevance_rules", "rule_table"),
+    "interp.models.relevance": (
+        "RelevanceRules",
+        "UserRule",
+        "relevance_rules",
+        "rule_table",
+    ),
     "interp.patching": (
         "Attribution",
         "AttributionStar",
@@ -197,7 +279,11 @@ _EXPORTS = {
         "SetScores",
         "TokenScores",
     ),
-    "interp.types": ("Site", "parse_site", "parse_sites"),
+    "interp.types": (
+        "Site",
+        "parse_site",
+        "parse_sites",
+    ),
 }
 _HOME = {name: module for module, names in _EXPORTS.items() for name in names}
 

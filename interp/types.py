@@ -44,6 +44,7 @@ COMPONENT_AXES: dict[str, tuple[str, ...]] = {
     "embed": ("batch", "pos", "d_model"),
     "resid_pre": ("batch", "pos", "d_model"),
     "resid_mid": ("batch", "pos", "d_model"),
+    "mlp_in": ("batch", "pos", "d_model"),
     "resid_post": ("batch", "pos", "d_model"),
     "attn_out": ("batch", "pos", "d_model"),
     "mlp_out": ("batch", "pos", "d_model"),
@@ -58,7 +59,12 @@ COMPONENT_AXES: dict[str, tuple[str, ...]] = {
     "mlp_pre_linear": ("batch", "pos", "d_mlp"),
     "mlp_post": ("batch", "pos", "d_mlp"),
 }
-"""Axes of one layer's activation at every component. ``embed`` has no layer."""
+"""Axes of one layer's activation at every component. ``embed`` has no layer; ``mlp_in`` is what enters
+the MLP, after its norm."""
+
+LATENTS = ":latent"
+"""After a component: the latents of a coder attached there."""
+LATENT_AXES = ("batch", "pos", "d_sae")
 
 HEAD_COMPONENTS = frozenset(
     name for name, axes in COMPONENT_AXES.items() if "head" in axes or "kv_head" in axes
@@ -176,7 +182,17 @@ class Site:
     @property
     def axes(self) -> tuple[str, ...]:
         """Axes of one layer's activation here, e.g. ``("batch", "pos", "head", "d_head")``."""
-        return COMPONENT_AXES[self.component]
+        return COMPONENT_AXES[self.component] if self.latents is None else LATENT_AXES
+
+    @property
+    def activation(self) -> str:
+        """What is read here: the component, or ``"mlp_out:latent"`` for a coder's latents there."""
+        return self.component if self.latents is None else self.component + LATENTS
+
+    @property
+    def entries(self) -> tuple[int, ...] | None:
+        """The neurons or latents that are named; ``()`` means each on its own."""
+        return self.neurons if self.latents is None else self.latents
 
     @property
     def each_position(self) -> bool:
@@ -213,6 +229,17 @@ class Site:
 
 
 SiteLike = str | Site
+
+
+def whole_site(activation: str, layer: int) -> Site:
+    """The site of a whole layer's activation, from its name (:attr:`Site.activation`).
+
+    >>> str(whole_site("mlp_out:latent", 2))
+    'mlp_out[2]:latent*'
+    """
+    component = activation.removesuffix(LATENTS)
+    where = None if component == "embed" else layer
+    return Site(component, where, latents=None if component == activation else ())
 
 
 def parse_sites(sites: SiteLike | Iterable[SiteLike]) -> list[Site]:

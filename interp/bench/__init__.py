@@ -2,8 +2,8 @@
 
 One file a benchmark (:mod:`~interp.bench.sweep`, :mod:`~interp.bench.growth`,
 :mod:`~interp.bench.attribution`, :mod:`~interp.bench.methods`, :mod:`~interp.bench.edges`,
-:mod:`~interp.bench.recovery`, :mod:`~interp.bench.coder_memory`), each with a ``run_*`` that gives a
-:class:`Report`;
+:mod:`~interp.bench.recovery`, :mod:`~interp.bench.coder_memory`, :mod:`~interp.bench.coders`),
+each with a ``run_*`` that gives a :class:`Report`;
 ``interp/cli/bench.py`` has one command for each. What they share: models and prompts (``cases``), the
 clock, the floor of operations (``flops``), the rows that are kept (``rows``) and where they were measured
 (``setting``). No figure is reported before the numbers agree.
@@ -16,6 +16,8 @@ from interp.bench.coder_memory import CoderMemoryPlan as CoderMemoryPlan
 from interp.bench.coder_memory import run_coder_memory as run_coder_memory
 from interp.bench.coder_step import CoderStepPlan as CoderStepPlan
 from interp.bench.coder_step import run_coder_step as run_coder_step
+from interp.bench.coders import CodersPlan as CodersPlan
+from interp.bench.coders import run_coders as run_coders
 from interp.bench.edges import EdgesPlan as EdgesPlan
 from interp.bench.edges import run_edges as run_edges
 from interp.bench.growth import GrowthPlan as GrowthPlan

@@ -10,13 +10,16 @@ from interp.cli.attribute_tokens import run_tokens
 from interp.cli.bench import bench_app
 from interp.cli.catalogue import list_models, list_tasks
 from interp.cli.compare_methods import run_comparison
+from interp.cli.dashboard import run_dashboard
 from interp.cli.errors import ErrorGroup
+from interp.cli.evaluate_coder import run_evaluate_coder
 from interp.cli.find_circuit import run_find_circuit
 from interp.cli.lab import open_lab
 from interp.cli.patch import run_patch
 from interp.cli.quickstart import run_quickstart
 from interp.cli.search_sets import run_search
 from interp.cli.train import train_model
+from interp.cli.train_coder import run_train_coder
 
 app = typer.Typer(
     name="interp",
@@ -53,6 +56,9 @@ app.command("search-sets")(run_search)
 app.command("find-circuit")(run_find_circuit)
 app.command("compare-methods")(run_comparison)
 app.command("attribute-tokens")(run_tokens)
+app.command("train-coder")(run_train_coder)
+app.command("evaluate-coder")(run_evaluate_coder)
+app.command("dashboard")(run_dashboard)
 app.command("lab")(open_lab)
 app.command("train-model")(train_model)
 app.add_typer(bench_app, name="bench")

@@ -233,10 +233,42 @@ def run_coder_step(
     from interp.bench.coder_step_report import CoderStepRow
 
     plan = bench.CoderStepPlan.quick(seed) if quick else bench.CoderStepPlan(seed=seed)
-    asked = {"d_in": d_in, "d_sae": d_sae, "batch_size": batch, "k": k, "threads": threads}
+    asked: dict[str, Any] = {"d_in": d_in, "d_sae": d_sae, "batch_size": batch, "k": k, "threads": threads}
     plan = replace(plan, **{name: value for name, value in asked.items() if value is not None})
     where, keep = _prepare(device, csv, CoderStepRow)
     _print_report(bench.run_coder_step(plan, where, _say, keep), csv)
+
+
+@bench_app.command("coders")
+def run_coders(
+    quick: QuickOption = False,
+    csv: CsvOption = None,
+    suite: Annotated[
+        list[str] | None, typer.Option(help="superposition, hierarchy or correlated; may be repeated.")
+    ] = None,
+    architecture: Annotated[
+        list[str] | None, typer.Option(help="topk, jumprelu ...; may be repeated.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="How many.", min=1)] = None,
+    tokens: Annotated[int | None, typer.Option(help="Rows that each coder is trained on.", min=1)] = None,
+    seed: Annotated[int, typer.Option(help="The first of the seeds.")] = 0,
+    threads: ThreadsOption = None,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Which architectures recover planted features: MCC, F1 and FVU over seeds, random dictionaries beside.
+
+    interp bench coders --quick --csv coders.csv
+    """
+    _share_cores(quick)
+    from interp import bench
+    from interp.bench.coders_report import CodersRow
+
+    plan = bench.CodersPlan.quick(seed) if quick else bench.CodersPlan(seed=seed)
+    asked: dict[str, Any] = {"seeds": seeds, "tokens": tokens, "threads": threads}
+    asked |= {"suites": tuple(suite or ()) or None, "architectures": tuple(architecture or ()) or None}
+    plan = replace(plan, **{name: value for name, value in asked.items() if value is not None})
+    where, keep = _prepare(device, csv, CodersRow)
+    _print_report(bench.run_coders(plan, where, _say, keep), csv)
 
 
 def _share_cores(quick: bool) -> None:

@@ -126,7 +126,7 @@ class _Evaluation:
         counted = real.clone()
         counted[:, : self.first] = False
         sites = list(dict.fromkeys(str(site) for w in self.wirings for site in (*w.reads, *w.writes)))
-        cache = capture(self.model, batch.tokens, sites, attention_mask=batch.mask)
+        cache = capture(self.model, batch.tokens, sites, attention_mask=batch.mask, unembed=False)
         rows = counted.to(self.model.device)
         for number, wiring in enumerate(self.wirings):
             inputs = [cache[site].flatten(2)[rows] for site in wiring.reads]

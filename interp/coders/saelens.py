@@ -38,6 +38,8 @@ def to_saelens(coder: Coder) -> Any:
     Batch-top-k and matryoshka coders become JumpReLU with one threshold, gradient coders TopK, discrete ones
     standard. Raises :class:`CoderError` for architectures that SAELens has not.
     """
+    if not isinstance(coder, Coder):
+        raise CoderError(f"SAELens has no architecture for a {type(coder).__name__}.")
     if saelens_name(coder.config) is None:
         rule = f" with {coder.config.firing}" if coder.config.firing != coder.config.architecture else ""
         raise CoderError(f"SAELens has no architecture for a {coder.config.architecture} coder{rule}.")

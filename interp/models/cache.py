@@ -89,6 +89,8 @@ def _covers(stored: Site, site: Site) -> bool:
         and stored.layer in (None, site.layer)
         and stored.head in (None, site.head)
         and stored.neurons in (None, site.neurons)
+        and (stored.latents is None) == (site.latents is None)
+        and stored.latents in (None, (), site.latents)
         and stored.rows in (None, site.rows)
         and (
             stored.positions is None
@@ -121,8 +123,8 @@ def select_part(
         axes.remove("head" if "head" in axes else "kv_head")
     elif has.head is not None:
         axes.remove("head" if "head" in axes else "kv_head")
-    if site.neurons and has.neurons is None:
-        value = value[..., list(site.neurons)]
+    if site.entries and not has.entries:
+        value = value[..., list(site.entries)]
     if site.subspace is not None:
         value = value @ site.subspace.T.to(value)
     if site.positions is not None and has.positions != site.positions:

@@ -11,12 +11,13 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.errors import ModelError, SiteError
+from interp.errors import SiteError
 from interp.models.cache import ActivationCache, select_part
 from interp.models.hooks import HookEdit, installed_edits, tracked_forwards
 from interp.models.model import Model
 from interp.models.positions import Columns
 from interp.models.sites import Tap, expand
+from interp.models.text_data import read_batches
 from interp.types import Site, SiteLike, parse_sites
 
 WRITE = "write:"
@@ -34,6 +35,7 @@ def capture(
     labels: Mapping[str, Int[Tensor, "batch"]] | None = None,
     device: torch.device | str | None = None,
     gradients_of: Callable[[Float[Tensor, "batch pos d_vocab"]], Tensor] | None = None,
+    unembed: bool = True,
 ) -> ActivationCache:
     """Run ``tokens`` through ``model`` once and return the activations at ``sites``.
 
@@ -41,7 +43,8 @@ def capture(
     were made). ``labels`` gives the positions behind names like ``S2``. With ``gradients_of``, a
     function of the logits to a scalar (or one number a row, summed), ``cache.grads`` holds its gradient
     at every site; without it nothing is differentiated, unless you are already recording
-    gradients, in which case the captured tensors stay in the graph.
+    gradients, in which case the captured tensors stay in the graph. With ``unembed=False``
+    ``cache.logits`` is ``None``, and what no gradient needs of them is not computed.
 
     Example::
 
@@ -54,14 +57,19 @@ def capture(
     tokens, attention_mask = _as_tokens(model, tokens, attention_mask)
     labels = dict(labels or {})
     keep_graph = gradients_of is not None
-    taps = {tap_key(tap): tap for site in asked for tap in expand(site, model.family, model.traits)}
+    taps = {
+        tap_key(tap): tap
+        for site in asked
+        for tap in expand(site, model.family, model.traits, model.attached)
+    }
     store: dict[tuple[str, int], Tensor] = {}
     edits = [edit for tap in taps.values() for edit in _reading_edits(model, tap, store, keep_graph)]
     if keep_graph:
         edits.insert(0, HookEdit(model.family.hook_names(model.traits)["embed"], _require_grad))
     grad_mode = torch.enable_grad() if keep_graph else nullcontext()
     with grad_mode, tracked_forwards(model) as tracker, installed_edits(model, edits):
-        logits = model(tokens, attention_mask)
+        last = None if unembed or keep_graph else torch.tensor([tokens.shape[1] - 1])
+        logits = model(tokens, attention_mask, last)
         columns = tracker.columns
     missing = [key for key in taps if key not in store]
     if missing:
@@ -81,7 +89,7 @@ def capture(
             tensors = collect(store)
     else:
         tensors = collect(store)
-    return ActivationCache(tensors, tokens, attention_mask, labels, logits, grads)
+    return ActivationCache(tensors, tokens, attention_mask, labels, logits if unembed else None, grads)
 
 
 def capture_stream(
@@ -104,7 +112,7 @@ def capture_stream(
 
     sites = parse_sites(sites)
     for tokens, mask in tqdm(
-        _batched(model, batches, batch_size, text_column), disable=not progress, desc="capture"
+        read_batches(model, batches, batch_size, text_column), disable=not progress, desc="capture"
     ):
         # not around the yield: the caller's own code must keep its gradients
         with torch.no_grad():
@@ -179,7 +187,7 @@ def _assemble(
     gradients: bool,
 ) -> Tensor:
     parts = []
-    for tap in expand(site, model.family, model.traits):
+    for tap in expand(site, model.family, model.traits, model.attached):
         value = store[tap_key(tap)]
         if tap.how == "through_o" and gradients:
             value = value.unsqueeze(2).expand(-1, -1, model.traits.n_heads, -1)
@@ -198,60 +206,3 @@ def _as_tokens(model: Model, tokens: Tokens, mask: Tensor | None) -> tuple[Tenso
         tokens = tokens[None] if tokens.ndim == 1 else tokens
         return tokens.to(model.device), mask
     return model.to_padded_tokens([tokens] if isinstance(tokens, str) else tokens)
-
-
-def _batched(
-    model: Model, batches: Any, size: int, text_column: str
-) -> Iterator[tuple[Tensor, Tensor | None]]:
-    if isinstance(batches, str):
-        batches = [batches]
-    if isinstance(batches, Tensor):
-        if batches.ndim != 2:
-            raise ModelError(f"a tensor of tokens must be [n, pos]; got shape {tuple(batches.shape)}.")
-        for start in range(0, len(batches), size):
-            yield batches[start : start + size], None
-        return
-    pending: list[Any] = []
-    for item in _rows(batches, text_column):
-        if isinstance(item, tuple):
-            yield item
-        elif isinstance(item, Tensor) and item.ndim == 2:
-            yield item, None
-        else:
-            pending.append(item)
-            if len(pending) == size:
-                yield _pad(model, pending)
-                pending = []
-    if pending:
-        yield _pad(model, pending)
-
-
-def _rows(batches: Any, text_column: str) -> Iterator[Any]:
-    names = getattr(batches, "column_names", None)
-    if names is None:
-        yield from batches
-        return
-    column = next((name for name in ("tokens", "input_ids", text_column) if name in names), None)
-    if column is None:
-        raise ModelError(
-            f"the data set has columns {names}; expected 'tokens', 'input_ids' or {text_column!r}."
-        )
-    masked = "attention_mask" in names
-    for row in batches:
-        if isinstance(row[column], str):
-            yield row[column]
-        else:
-            tokens = torch.as_tensor(row[column])
-            yield tokens[torch.as_tensor(row["attention_mask"]).bool()] if masked else tokens
-
-
-def _pad(model: Model, rows: list[Any]) -> tuple[Tensor, Tensor | None]:
-    if all(isinstance(row, str) for row in rows):
-        return model.to_padded_tokens(rows)
-    tensors = [row if isinstance(row, Tensor) else torch.as_tensor(row) for row in rows]
-    width = max(len(row) for row in tensors)
-    tokens = torch.zeros(len(tensors), width, dtype=torch.long)
-    mask = torch.zeros(len(tensors), width, dtype=torch.bool)
-    for i, row in enumerate(tensors):
-        tokens[i, : len(row)], mask[i, : len(row)] = row, True
-    return tokens, None if bool(mask.all()) else mask

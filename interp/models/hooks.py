@@ -120,7 +120,10 @@ def _reinstall(model: Model, names: set[str]) -> None:
         for handle in model.edit_handles.pop(name, []):
             handle.remove()
         here = [(stage, hook) for where, stage, hook in model.active_edits if where == name]
-        point = model.hook_points[name]
+        point = model.hook_points.get(name)
+        if point is None:
+            # of a coder that was detached before these edits ended
+            continue
         handles = [point.register_forward_hook(hook) for _, hook in sorted(here, key=lambda item: item[0])]
         if handles:
             model.edit_handles[name] = handles

@@ -60,7 +60,7 @@ def intervene(
     with tracked_forwards(model) as tracker:
         edits: list[HookEdit] = []
         for item in interventions:
-            for tap in expand(item.site, model.family, model.traits):
+            for tap in expand(item.site, model.family, model.traits, model.attached):
                 counts.append(_Count(item, tap))
                 edits += _edits_for(model, counts[-1], tracker, dict(labels or {}))
         try:
@@ -189,15 +189,15 @@ def _head_axis(site: Site) -> int:
 def _take(value: Tensor, site: Site) -> Tensor:
     if site.head is not None:
         value = value.select(_head_axis(site), site.head)
-    return value[..., list(site.neurons)] if site.neurons else value
+    return value[..., list(site.entries)] if site.entries else value
 
 
 def _put(value: Tensor, site: Site, part: Tensor) -> Tensor:
-    if site.head is None and not site.neurons:
+    if site.head is None and not site.entries:
         return part
     value = value.clone()
     if site.head is not None:
         value.select(_head_axis(site), site.head).copy_(part)
     else:
-        value[..., list(site.neurons or ())] = part
+        value[..., list(site.entries or ())] = part
     return value

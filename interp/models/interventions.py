@@ -23,7 +23,7 @@ from torch import Tensor
 from interp.errors import InterventionError, SiteError
 from interp.models.cache import ActivationCache
 from interp.models.positions import Columns, Prompt
-from interp.types import COMPONENT_AXES, Site, SiteLike, parse_sites
+from interp.types import Site, SiteLike, parse_sites, whole_site
 
 
 @dataclass(frozen=True)
@@ -223,13 +223,15 @@ def other_rows(n: int, seed: int) -> Int[Tensor, " n"]:
 
 def _whole(cache: ActivationCache, site: Site, layer: int) -> Tensor:
     """A layer's activation from a cache at all positions: all of it, or the site's part of it."""
-    whole = Site(site.component, None if site.component == "embed" else layer)
+    whole = whole_site(site.activation, layer)
     if site.subspace is None:
         try:
             return cache[whole]
         except SiteError:
             pass
-    part = with_fields(whole, head=site.head, neurons=site.neurons or None, subspace=site.subspace)
+    named = site.entries or None
+    part = with_fields(whole, head=site.head, subspace=site.subspace)
+    part = with_fields(part, **({"neurons": named} if site.latents is None else {"latents": named or ()}))
     return cache[part]
 
 
@@ -237,8 +239,8 @@ def _cut(value: Tensor, site: Site, has_position: bool) -> Tensor:
     """Cut head and neurons out of a tensor [(pos,) (head,) d] where it holds them all."""
     if site.head is not None and value.ndim == 2 + has_position:
         value = value.select(int(has_position), site.head)
-    if site.neurons and value.shape[-1] > len(site.neurons):
-        value = value[..., list(site.neurons)]
+    if site.entries and value.shape[-1] > len(site.entries):
+        value = value[..., list(site.entries)]
     return value
 
 
@@ -352,8 +354,8 @@ def _fit_columns(value: Tensor, part: Tensor, place: Place, kind: str) -> tuple[
 def _cut_full(value: Tensor, site: Site) -> Tensor:
     if site.head is not None:
         value = value.select(1 if "src_pos" in site.axes else 2, site.head)
-    if site.neurons and value.shape[-1] > len(site.neurons):
-        value = value[..., list(site.neurons)]
+    if site.entries and value.shape[-1] > len(site.entries):
+        value = value[..., list(site.entries)]
     return value
 
 
@@ -389,9 +391,7 @@ def _fit(value: Tensor, part: Tensor, place: Place, kind: str) -> Tensor:
         shape = None
     if shape != part.shape:
         axes = ", ".join(
-            a
-            for a in COMPONENT_AXES[place.site.component]
-            if not (a in ("head", "kv_head") and place.site.head is not None)
+            a for a in place.site.axes if not (a in ("head", "kv_head") and place.site.head is not None)
         )
         raise InterventionError(
             f"{kind} at {place.site} got a value of shape {tuple(value.shape)}; it must broadcast to "

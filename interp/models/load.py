@@ -18,6 +18,7 @@ from interp.models.families import FAMILIES, Family, family_of
 from interp.models.families.base import is_added, named_parameters
 from interp.models.files import check_folder
 from interp.models.hook_check import refuse_dead_components
+from interp.models.hook_points import InputPoint
 from interp.models.model import Model
 
 
@@ -295,9 +296,15 @@ def _own_hook_points(module: nn.Module) -> dict[str, nn.Module]:
 def _hooked_transformer(module: Any, tokenizer: Any, name: str | None) -> Model:
     family = FAMILIES["hooked_transformer"]
     module.eval()
+    # its own hook points stand before the norm, or before the norm's weights
+    mlp_inputs = {
+        f"blocks.{layer}.mlp.hook_in": InputPoint(block.mlp)
+        for layer, block in enumerate(module.blocks)
+        if hasattr(block, "mlp")
+    }
     return Model(
         module,
-        module.hook_dict,
+        {**module.hook_dict, **mlp_inputs},
         family,
         family.read_traits(module.cfg),
         named_parameters(module),

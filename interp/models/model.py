@@ -60,6 +60,8 @@ class Model:
         self.edit_handles: dict[str, list[Any]] = {}
         self.edited_results: dict[int, Tensor] = {}
         """``result`` of each layer as edited so far in the forward now running; kept by ``models.intervene``."""
+        self.attached: dict[tuple[str, int], int] = {}
+        """Coders now attached: number of latents by (component, layer); kept by ``models.attached``."""
         self.rules_in_force: list[Any] = []
         """Relevance rules now installed, the innermost last; kept by ``models.relevance``."""
         self.blocks_check: tuple[int, str] | None = None

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 from interp.errors import SiteError, unknown_name
 from interp.models.families.base import Family
 from interp.models.traits import Traits
-from interp.types import COMPONENT_AXES, Site
+from interp.types import COMPONENT_AXES, LATENTS, Site
 
 How = Literal["direct", "through_attn_out", "through_o"]
 
@@ -42,7 +43,13 @@ def available_components(family: Family, traits: Traits) -> tuple[str, ...]:
 
 
 def tap(family: Family, traits: Traits, component: str, layer: int) -> Tap:
-    """The tap of a component at a layer. Raises :class:`SiteError` where the model has none."""
+    """The tap of a component at a layer, or of the latents of a coder there (``"mlp_out:latent"``).
+
+    Raises :class:`SiteError` where the model has none.
+    """
+    if component.endswith(LATENTS):
+        hook = latent_hook(component.removesuffix(LATENTS), layer)
+        return Tap(component, layer, hook, hook)
     hooks = {name: hook.format(layer=layer) for name, hook in family.hook_names(traits).items()}
     heads = {"head": traits.n_heads, "kv_head": traits.n_kv_heads}
     axis = next((a for a in COMPONENT_AXES[component] if a in heads), None)
@@ -76,16 +83,19 @@ def _absent(component: str, family: Family, traits: Traits) -> str:
     return f"a {family.name} model has no {component!r}{why}. It has: {', '.join(known)}."
 
 
-def expand(site: Site, family: Family, traits: Traits) -> list[Tap]:
+def expand(
+    site: Site, family: Family, traits: Traits, attached: Mapping[tuple[str, int], int] | None = None
+) -> list[Tap]:
     """All taps a site covers, checked against the model's sizes.
 
-    Raises :class:`SiteError` for a component, layer, head or neuron the model does not have.
+    ``attached`` are the coders attached now, :attr:`Model.attached`: without, no latents are known.
+    Raises :class:`SiteError` for a component, layer, head, neuron or latent the model does not have.
     """
     if site.component not in COMPONENT_AXES:
         raise SiteError(unknown_name("component", site.component, COMPONENT_AXES))
-    if site.latents is not None:
-        raise SiteError(f"site {site} names coder latents; a coder must be attached there first.")
     _check_index(site, "layer", site.layer, traits.n_layers, traits)
+    if site.latents is not None:
+        return _expand_latents(site, family, traits, attached or {})
     if site.head is not None:
         n = traits.n_kv_heads if "kv_head" in site.axes else traits.n_heads
         kind = "kv head" if "kv_head" in site.axes and n != traits.n_heads else "head"
@@ -96,6 +106,38 @@ def expand(site: Site, family: Family, traits: Traits) -> list[Tap]:
         return [tap(family, traits, "embed", 0)]
     layers = range(traits.n_layers) if site.layer is None else [site.layer]
     return [tap(family, traits, site.component, layer) for layer in layers]
+
+
+def latent_hook(component: str, layer: int) -> str:
+    """Hook-point name of the latents of a coder at a component of a layer."""
+    return f"latents.{component}.{layer}"
+
+
+def _expand_latents(
+    site: Site, family: Family, traits: Traits, attached: Mapping[tuple[str, int], int]
+) -> list[Tap]:
+    if site.head is not None or site.neurons is not None:
+        raise SiteError(f"site {site} names latents of a head or neuron; a coder has its latents in common.")
+    one = site.component == "embed" or site.layer is not None
+    layers = [site.layer or 0] if one else list(range(traits.n_layers))
+    missing = [layer for layer in layers if (site.component, layer) not in attached]
+    if missing:
+        known = ", ".join(f"{name}[{layer}]" for name, layer in attached) or "none now"
+        raise SiteError(
+            f"site {site} names coder latents, and no coder is attached in layer {missing[0]}; a coder must be "
+            f"attached there first, by interp.substitute. Attached: {known}."
+        )
+    sizes = [attached[site.component, layer] for layer in layers]
+    if site.latents == () and len(set(sizes)) > 1:
+        raise SiteError(
+            f"site {site} names all latents of coders of {sizes} latents; name the layers one at a time."
+        )
+    for latent in site.latents or ():
+        if latent >= min(sizes):
+            raise SiteError(
+                f"site {site} names latent {latent}, but the coder has {min(sizes)} (0 to {min(sizes) - 1})."
+            )
+    return [tap(family, traits, site.activation, layer) for layer in layers]
 
 
 def _check_index(site: Site, kind: str, index: int | None, size: int, traits: Traits) -> None:

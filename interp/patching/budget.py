@@ -10,7 +10,7 @@ import torch
 
 from interp.errors import PatchError
 from interp.models.model import Model
-from interp.types import COMPONENT_AXES
+from interp.types import COMPONENT_AXES, LATENTS
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -49,7 +49,10 @@ def bytes_of_changes(model: Model, nodes: Iterable[tuple[str, int]], n_pos: int)
     }
     sizes |= {"batch": 1} | dict.fromkeys(("pos", "dest_pos", "src_pos"), n_pos)
     total = 0
-    for component, _ in nodes:
+    for component, layer in nodes:
+        if component.endswith(LATENTS):
+            total += n_pos * model.attached[component.removesuffix(LATENTS), layer]
+            continue
         # a head's result is kept as its z
         axes = COMPONENT_AXES["z" if component == "result" else component]
         total += math.prod(sizes[axis] for axis in axes)

@@ -13,7 +13,7 @@ from interp.models.model import Model
 from interp.models.positions import Columns, Prompt
 from interp.models.sites import expand
 from interp.tasks.base import PromptPairs
-from interp.types import ALL, HEAD_COMPONENTS, NEURON_COMPONENTS, PATTERN_COMPONENTS, Site
+from interp.types import ALL, HEAD_COMPONENTS, LATENTS, PATTERN_COMPONENTS, Site
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,11 @@ class Cell:
     """One patch: one layer's activation, or a part of it, at some positions of every prompt."""
 
     component: str
+    """Of a coder's latents with ``:latent`` after it."""
     layer: int
     head: int | None
     neurons: tuple[int, ...] | None
+    """Or latents."""
     where: Bool[Tensor, "batch pos"] = field(compare=False, repr=False)
     """Columns that are patched in each prompt."""
     subspace: Tensor | None = field(default=None, compare=False, repr=False)
@@ -32,8 +34,10 @@ class Cell:
         """A person's name: ``L9H6``, ``L9H6 q``, ``mlp_out L2``, ``mlp_post L3 n1207``."""
         if self.head is not None:
             return f"L{self.layer}H{self.head}" + ("" if self.component == "z" else f" {self.component}")
-        neurons = "" if self.neurons is None else " n" + ",".join(map(str, self.neurons))
-        return f"{self.component} L{self.layer}{neurons}"
+        of_coder = self.component.endswith(LATENTS)
+        units = "" if self.neurons is None else ",".join(map(str, self.neurons))
+        units = units and (" latent " if of_coder else " n") + units
+        return f"{self.component.removesuffix(LATENTS)} L{self.layer}{units or ' latents' * of_coder}"
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class Sweep:
     def cells(self) -> tuple[Cell, ...]:
         """Every single patch, in the order of the axes."""
         return tuple(
-            Cell(self.site.component, layer, head, part, where, self.site.subspace)
+            Cell(self.site.activation, layer, head, part, where, self.site.subspace)
             for layer in self.layers
             for head in self.heads
             for part in self.neurons
@@ -87,7 +91,8 @@ def plan_sweep(model: Model, task: PromptPairs, site: Site, direction: str) -> S
 
     A site without layer, head, neurons or positions sweeps over them: ``z`` over layer x head with
     all positions together, ``resid_pre`` over layer x position, ``z@pos`` over layer x head x
-    position, ``mlp_post.n*`` over layer x neuron. Parts that are given are held fixed.
+    position, ``mlp_post.n*`` over layer x neuron, ``mlp_out[2]:latent*`` over the latents of a coder
+    attached there. Parts that are given are held fixed.
 
     Raises :class:`PatchError` for batch rows, which have no meaning in a sweep.
     """
@@ -95,7 +100,7 @@ def plan_sweep(model: Model, task: PromptPairs, site: Site, direction: str) -> S
         raise PatchError(
             f"site {site} names batch rows; a sweep patches every prompt. Use task.select(rows)."
         )
-    taps = expand(site, model.family, model.traits)
+    taps = expand(site, model.family, model.traits, model.attached)
     _check_subspace(model, task, site)
     columns = columns_of(task)
     wheres, pos_labels = _positions(task, site, columns, direction)
@@ -106,12 +111,12 @@ def plan_sweep(model: Model, task: PromptPairs, site: Site, direction: str) -> S
     if site.layer is None and site.component != "embed":
         axes.append("layer")
         labels["layer"] = tuple(str(tap.layer) for tap in taps)
-    if site.component in HEAD_COMPONENTS and site.head is None:
+    if site.activation in HEAD_COMPONENTS and site.head is None:
         axes.append("kv_head" if "kv_head" in site.axes else "head")
         labels[axes[-1]] = tuple(map(str, heads))
-    if site.neurons == ():
-        axes.append("neuron")
-        labels["neuron"] = tuple(str(n[0]) for n in neurons if n is not None)
+    if site.entries == ():
+        axes.append("neuron" if site.latents is None else "latent")
+        labels[axes[-1]] = tuple(str(n[0]) for n in neurons if n is not None)
     if pos_labels is not None:
         axes.append("dest_pos" if site.component in PATTERN_COMPONENTS else "pos")
         labels[axes[-1]] = pos_labels
@@ -123,8 +128,11 @@ def _check_subspace(model: Model, task: PromptPairs, site: Site) -> None:
     if site.subspace is None:
         return
     axis = site.axes[-1]
-    width = task.clean.shape[1] if axis == "src_pos" else getattr(model.traits, axis)
-    width = width if site.neurons is None else max(1, len(site.neurons))
+    if axis == "src_pos":
+        width = task.clean.shape[1]
+    else:
+        width = _n_latents(model, site) if axis == "d_sae" else getattr(model.traits, axis)
+    width = width if site.entries is None else max(1, len(site.entries))
     if site.subspace.shape[-1] != width:
         raise PatchError(
             f"the subspace of {site} has directions of {site.subspace.shape[-1]} entries; the activation has {width}."
@@ -132,7 +140,7 @@ def _check_subspace(model: Model, task: PromptPairs, site: Site) -> None:
 
 
 def _heads(model: Model, site: Site) -> list[int | None]:
-    if site.component not in HEAD_COMPONENTS:
+    if site.activation not in HEAD_COMPONENTS:
         return [None]
     if site.head is not None:
         return [site.head]
@@ -141,11 +149,17 @@ def _heads(model: Model, site: Site) -> list[int | None]:
 
 
 def _neurons(model: Model, site: Site) -> list[tuple[int, ...] | None]:
-    if site.component not in NEURON_COMPONENTS or site.neurons is None:
+    if site.entries is None:
         return [None]
-    if site.neurons == ():
-        return [(n,) for n in range(model.traits.d_mlp)]
-    return [site.neurons]
+    if site.entries == ():
+        n = model.traits.d_mlp if site.latents is None else _n_latents(model, site)
+        return [(i,) for i in range(n)]
+    return [site.entries]
+
+
+def _n_latents(model: Model, site: Site) -> int:
+    """Latents of the coder at a site; of all layers' coders, which have as many each."""
+    return model.attached[site.component, site.layer or 0]
 
 
 def _positions(
@@ -165,7 +179,7 @@ def _positions(
 
 
 def _each_by_default(site: Site) -> bool:
-    return site.component not in HEAD_COMPONENTS and site.neurons is None
+    return site.activation not in HEAD_COMPONENTS and site.entries is None
 
 
 def _position_labels(task: PromptPairs, n: int, direction: str) -> tuple[str, ...]:

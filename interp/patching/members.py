@@ -16,7 +16,7 @@ from interp.patching.cells import Cell, Sweep, plan_sweep
 from interp.patching.wavefront.cells import ORDER
 from interp.results import SiteScores
 from interp.tasks.base import PromptPairs
-from interp.types import ALL, Site
+from interp.types import ALL, LATENTS, Site
 
 Identity = tuple[Cell, bytes, bytes]
 
@@ -107,4 +107,4 @@ def _distinct(names: Sequence[str]) -> tuple[str, ...]:
 def _order(cell: Cell) -> tuple[int, int, int, tuple[int, ...], int]:
     column = int(cell.where.any(0).int().argmax())
     head = -1 if cell.head is None else cell.head
-    return cell.layer, ORDER.index(cell.component), head, cell.neurons or (), column
+    return cell.layer, ORDER.index(cell.component.removesuffix(LATENTS)), head, cell.neurons or (), column

@@ -21,7 +21,7 @@ from interp.models.capture import capture
 from interp.models.interventions import mean_over, other_rows
 from interp.models.model import Model
 from interp.tasks.base import PromptPairs
-from interp.types import PATTERN_COMPONENTS, Ablation, Site
+from interp.types import PATTERN_COMPONENTS, Ablation, whole_site
 
 REFERENCE_TOKENS = 4096
 """Tokens of the reference prompts that are run at once."""
@@ -50,8 +50,7 @@ class Replacement:
 
     def value(self, component: str, layer: int) -> Tensor:
         """The replacing activation of one layer, all heads and columns."""
-        site = Site(component, None if component == "embed" else layer)
-        own = self.source[site]
+        own = self.source[whole_site(component, layer)]
         if self.kind == "source":
             return own
         if self.kind == "zero":
@@ -63,7 +62,7 @@ class Replacement:
     def _mean(self, component: str, layer: int, own: Tensor) -> Tensor:
         per_position = self.kind == "mean-per-position"
         refuse_meanless(component, self.kind)
-        means = mean_over(self.reference, Site(component), layer, per_position)
+        means = mean_over(self.reference, whole_site(component, layer), layer, per_position)
         return spread_mean(means, own, component, self.source.columns.positions, per_position)
 
 
@@ -180,7 +179,7 @@ def build_replacement(
     Raises :class:`PatchError` for an unknown ablation or one that does not fit.
     """
     check_kind(task, ablation)
-    sites = [Site(name, None if name == "embed" else layer) for name, layer in sorted(set(components))]
+    sites = [whole_site(name, layer) for name, layer in sorted(set(components))]
     tokens = task.clean if direction == "denoise" else task.corrupted
     with torch.no_grad():
         source = capture(model, tokens, sites, attention_mask=task.attention_mask)

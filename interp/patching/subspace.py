@@ -58,9 +58,9 @@ def patch_subspace(
 
     ``site`` names a layer (and head, for heads); its positions are patched together, all of them
     unless it says which. ``readout`` is the linear map that reads the activation, [d, m]; by
-    default W_out for ``mlp_post``, W_O for ``z``, and for the residual stream everything that later
-    layers and the unembedding read. ``held_out`` repeats the patch on other prompts, best of other
-    templates than the directions were found on.
+    default W_out for ``mlp_post``, W_O for ``z``, W_in (and W_gate) for ``mlp_in``, and for the residual
+    stream everything that later layers and the unembedding read. ``held_out`` repeats the patch on
+    other prompts, best of other templates than the directions were found on.
 
     Raises :class:`PatchError` for a site without a layer or without directions.
     """
@@ -148,6 +148,9 @@ def _readers(model: Model, cell: Cell) -> tuple[str, list[Tensor]]:
     if cell.component == "mlp_post" and here.W_out is not None:
         read = here.W_out if cell.neurons is None else here.W_out[list(cell.neurons)]
         return f"W_out of layer {cell.layer}", [read]
+    if cell.component == "mlp_in":
+        read_by = [weight for weight in (here.W_in, here.W_gate) if weight is not None]
+        return f"the MLP of layer {cell.layer}", read_by
     if cell.component == "z" and cell.head is not None:
         return f"W_O of L{cell.layer}H{cell.head}", [here.W_O[cell.head]]
     if cell.component not in _RESIDUAL:

@@ -31,3 +31,4 @@ from interp.tasks.registry import TASKS as TASKS
 from interp.tasks.registry import TaskKind as TaskKind
 from interp.tasks.registry import available as available
 from interp.tasks.registry import load as load
+from interp.tasks.world import generate_tokens as generate_tokens

@@ -8,9 +8,11 @@ tense, formality, gender, number). Coders and steering are scored against these.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import islice
 from random import Random
 from types import MappingProxyType
 
@@ -219,6 +221,29 @@ def pack_tokens(documents: Iterable[Document], length: int) -> Iterator[list[int
         if len(row) >= length:
             yield row[:length]
             row = [bos]
+
+
+def generate_tokens(
+    n: int,
+    length: int = 64,
+    *,
+    seed: int = 0,
+    split: Split = "train",
+    kinds: Mapping[str, float] | Sequence[str] | None = None,
+) -> Int[Tensor, "row pos"]:
+    """``n`` rows of ``length`` tokens of the generated world, the text that the bundled models were trained on.
+
+    As :func:`pack_tokens` packs the documents of :func:`generate_documents`; endlessly many seeds give text
+    that no model has seen. Raises :class:`TaskError` for fewer than one row or two tokens, and as
+    :func:`generate_documents` does.
+
+    >>> generate_tokens(2, 8).shape
+    torch.Size([2, 8])
+    """
+    if n < 1 or length < 2:
+        raise TaskError(f"generate_tokens makes at least 1 row of at least 2 tokens; got {n} of {length}.")
+    rows = pack_tokens(generate_documents(sys.maxsize, seed, split, kinds), length)
+    return torch.tensor(list(islice(rows, n)), dtype=torch.long)
 
 
 def label_tokens(documents: Iterable[Document], length: int) -> LabelledTokens:

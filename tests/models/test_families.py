@@ -169,7 +169,7 @@ COMPONENTS = {
     "llama": set(),
     "gemma2": set(),
     "qwen3": set(),
-    "attention_only": {"mlp_pre", "mlp_post", "mlp_out", "mlp_pre_linear", "resid_mid"},
+    "attention_only": {"mlp_in", "mlp_pre", "mlp_post", "mlp_out", "mlp_pre_linear", "resid_mid"},
     "gated": set(),
 }
 

@@ -196,3 +196,22 @@ def test_it_equals_the_plain_transformer_of_the_same_weights(tokens: Tensor):
     for component in models[0].components:
         if component != "attn_scores":
             torch.testing.assert_close(found[0][component], found[1][component], atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["relu, no norm", "parallel", "post norms", "gated"])
+def test_what_enters_the_mlp_is_apart_from_the_stream(name: str, tokens: Tensor):
+    """Without a norm it is the residual stream's very tensor, and still has a gradient and edits of its own."""
+    model = interp.load_model(make_hooked(**CONFIGS[name]))
+    naive, record = NaiveTransformer(model), dict[Any, Tensor]()
+    probe = torch.zeros(36, dtype=torch.float64, requires_grad=True)
+    naive(tokens, edits={("mlp_in", 0): lambda x: x + probe})[:, -1, 3].sum().backward()
+    cache = interp.capture(model, tokens, "mlp_in[0]", gradients_of=lambda logits: logits[:, -1, 3])
+    assert cache.grads is not None and probe.grad is not None
+    found = cache.grads["mlp_in[0]"].sum((0, 1)).double()
+    torch.testing.assert_close(found, probe.grad, atol=1e-4, rtol=1e-3)
+    expected = naive(tokens, edits={("mlp_in", 0): lambda x: x * 2}, record=record).float()
+    torch.testing.assert_close(cache["mlp_in[0]"], record["mlp_in", 0].float() / 2, atol=2e-5, rtol=1e-4)
+    with torch.no_grad(), interp.intervene(model, interp.scale("mlp_in[0]", 2.0)):
+        found = model(tokens)
+    # of norm-free logits, which grow
+    assert (found - expected).abs().max() < 3e-6 * (expected.max() - expected.min())

@@ -54,12 +54,15 @@ SITES: tuple[SiteLike, ...] = (
     "attn_scores[1.0]@END",
     "result",
     "result@S",
+    "mlp_in",
+    "mlp_in[1]@S",
     "mlp_pre@S",
     "mlp_post",
     "mlp_post.n*",
     "mlp_post[1].n5,7@END",
     Site("resid_pre", positions=("S",)).within(SPAN),
     Site("resid_post", 0).within(SPAN[:1]),
+    Site("mlp_in", 1, positions=("S",)).within(SPAN[1:]),
     Site("mlp_post", 0, neurons=(2, 9, 4)).within(SPAN[:2, :3]),
 )
 

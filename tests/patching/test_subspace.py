@@ -72,7 +72,8 @@ def last_difference(logits: Tensor, task: PromptPairs) -> Tensor:
 
 @pytest.mark.parametrize("direction", ["denoise", "noise"])
 @pytest.mark.parametrize(
-    ("site", "d"), [("resid_pre[1]", 36), ("mlp_post[0]", 52), ("z[1.2]", 10), ("k[0.1]", 10)]
+    ("site", "d"),
+    [("resid_pre[1]", 36), ("mlp_in[1]", 36), ("mlp_post[0]", 52), ("z[1.2]", 10), ("k[0.1]", 10)],
 )
 def test_the_whole_space_is_the_whole_activation(site: str, d: int, direction: str) -> None:
     model, task = specimen("llama").model, random_task()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from itertools import combinations
+from itertools import combinations, islice
 
 import pytest
+import torch
 
 from interp.errors import TaskError
 from interp.tasks.attributes import ATTRIBUTE_WORDS, ATTRIBUTES, measure_attribute
@@ -29,6 +30,7 @@ from interp.tasks.world import (
     NO_LABEL,
     SPECIAL_TOKENS,
     generate_documents,
+    generate_tokens,
     label_tokens,
     pack_tokens,
     token_ids,
@@ -259,3 +261,13 @@ def test_packed_rows_are_documents_between_eos() -> None:
 def test_wrong_names_are_refused(call, message: str) -> None:
     with pytest.raises(TaskError, match=message):
         call()
+
+
+def test_rows_of_tokens_are_the_packed_documents():
+    found = generate_tokens(5, 20, seed=3, split="heldout", kinds=("ioi", "agreement"))
+    documents = generate_documents(200, 3, "heldout", ("ioi", "agreement"))
+    assert found.tolist() == list(islice(pack_tokens(documents, 20), 5))
+    assert not torch.equal(found, generate_tokens(5, 20, seed=4, split="heldout", kinds=("ioi", "agreement")))
+    for wrong in ((0, 20), (5, 1)):
+        with pytest.raises(TaskError, match="at least 1 row"):
+            generate_tokens(*wrong)

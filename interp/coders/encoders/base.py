@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp.coders.config import CoderConfig
@@ -94,6 +94,11 @@ class Encoder(nn.Module, ABC):
     def penalty(self, fired: Fired, decoder: DecoderView) -> Float[Tensor, ""] | None:
         """Sparsity penalty, a mean over rows, before its coefficient; ``None`` without one."""
         return None
+
+    @torch.no_grad()
+    def begin_latents(self, places: Int[Tensor, " latent"]) -> None:
+        """Put what some latents have besides their row of ``W_enc`` back to where training begins."""
+        self.b_enc[places] = 0
 
     @torch.no_grad()
     def scale_units(self, inputs: float, outputs: float) -> None:

@@ -8,7 +8,7 @@ rebuild the input through a decoder that gets no gradient from it (equation 8).
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from interp.coders.config import CoderConfig
@@ -46,6 +46,12 @@ class GatedEncoder(Encoder):
     def penalty(self, fired: Fired, decoder: DecoderView) -> Float[Tensor, ""]:
         assert fired.gates is not None
         return l1_penalty(fired.gates, decoder.norms().detach())
+
+    @torch.no_grad()
+    def begin_latents(self, places: Int[Tensor, " latent"]) -> None:
+        super().begin_latents(places)
+        self.r_mag[places] = 0
+        self.b_mag[places] = 0
 
     @torch.no_grad()
     def scale_units(self, inputs: float, outputs: float) -> None:

@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -53,6 +53,11 @@ class JumpReLUEncoder(Encoder):
         thresholds = take_by_latent(self.threshold, latents)
         counted: Tensor = _Count.apply(pre, thresholds, self.config.bandwidth)
         return counted.sum() / max(latents.n_rows, 1)
+
+    @torch.no_grad()
+    def begin_latents(self, places: Int[Tensor, " latent"]) -> None:
+        super().begin_latents(places)
+        self.log_threshold[places] = math.log(self.config.initial_threshold)
 
     @torch.no_grad()
     def scale_units(self, inputs: float, outputs: float) -> None:

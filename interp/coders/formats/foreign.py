@@ -200,28 +200,33 @@ def _facts(
         "unit_decoder": bool(((norms - 1).abs() < 1e-3).all()),
     }
     if architecture in ("topk", "batch-topk", "matryoshka"):
-        if not cfg.get("k"):
-            raise CoderError(f"{where}: cfg.json lacks k, the number of latents that fire.")
-        options["k"] = max(round(cfg["k"]), 1)
+        k = cfg.get("k")
+        if not isinstance(k, int | float) or k <= 0:
+            raise CoderError(
+                f"{where}: k in cfg.json, the number of latents that fire, must be positive; got {k!r}."
+            )
+        options["k"] = max(round(k), 1)
     if architecture == "matryoshka" and cfg.get("matryoshka_widths"):
         options["widths"] = sorted({*cfg["matryoshka_widths"], len(norms)})
     sites, metadata = _sites(cfg["metadata"])
-    metadata["saelens"] |= {"architecture": cfg["architecture"]} | ({"folded": notes} if notes else {})
+    metadata["saelens_architecture"] = cfg["architecture"]
+    if notes:
+        metadata["folded"] = notes
     transcodes = "transcoder" in architecture
     targets = sites["hook_name_out"] if transcodes else sites["hook_name"]
     return Facts(CoderConfig(**options), shape, sites["hook_name"], targets, metadata)
 
 
 def _sites(found: Mapping[str, Any]) -> tuple[dict[str, tuple[str, ...]], dict[str, Any]]:
-    """Sites by SAELens' key, and metadata."""
+    """Sites by SAELens' key, and metadata; hooks that are no site here stay among these."""
     sites: dict[str, tuple[str, ...]] = {}
-    unknown = []
+    unknown = {}
     for key in ("hook_name", "hook_name_out"):
         hook, head = found.get(key), found.get(key.replace("name", "head_index"))
-        site = find_site(hook, head) if hook else None
+        site = find_site(hook, head) if isinstance(hook, str) else None
         if hook and site is None:
-            unknown.append(hook)
-        sites[key] = (site or hook,) if hook else ()
+            unknown[key] = hook
+        sites[key] = () if site is None else (site,)
     rest = {key: value for key, value in found.items() if key != "interp" and value is not None}
     metadata: dict[str, Any] = {"model": found.get("model_name"), "saelens": rest}
     if unknown:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import torch
@@ -12,8 +11,7 @@ from interp.coders.coder import Coder
 from interp.coders.config import CoderConfig
 from interp.coders.encoders import BatchTopKEncoder, GatedEncoder, JumpReLUEncoder
 from interp.coders.formats.hook_names import find_hook
-from interp.coders.formats.stored import FACTS, SAELENS_FORMAT, Facts, Stored
-from interp.errors import CoderError
+from interp.coders.formats.stored import FACTS, NOTE, SAELENS_FORMAT, Facts, Stored, check_metadata
 from interp.results.provenance import installed_versions
 
 _AUTOENCODERS = {
@@ -62,8 +60,7 @@ def pack(coder: Coder) -> Stored:
         "device": "cpu",
     }
     if name is None:
-        note = "SAELens has no such architecture: read this coder with interp.load_coder."
-        cfg = {**common, "d_out": coder.d_out, "note": note, "metadata": _metadata(coder)}
+        cfg = {**common, "d_out": coder.d_out, "note": NOTE, "metadata": _metadata(coder)}
         return Stored(cfg, dict(coder.state_dict()))
     heads = coder.sites[:1] and find_hook(coder.sites[0])
     cfg = {
@@ -105,13 +102,10 @@ def _exact(coder: Coder) -> dict[str, Tensor]:
 
 def _metadata(coder: Coder) -> dict[str, Any]:
     facts = Facts.of(coder).to_dict()
-    try:
-        json.dumps(facts, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise CoderError(
-            f"a coder's metadata must be values that JSON has (no tensors, no NaN): {error}. Got {coder.metadata!r}."
-        ) from error
+    check_metadata(facts)
+    read = coder.metadata.get("saelens")
     found: dict[str, Any] = {
+        **(read if isinstance(read, dict) else {}),
         "sae_lens_version": SAELENS_FORMAT,
         "sae_lens_training_version": None,
         "interp_version": installed_versions()["interp"],

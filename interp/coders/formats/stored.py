@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -18,6 +19,9 @@ FACTS = "interp"
 """Key of cfg.json's metadata under which our own facts lie."""
 SAELENS_FORMAT = "6.54.0"
 """The version of SAELens whose files these are like."""
+
+NOTE = "SAELens has no such architecture: read this coder with interp.load_coder."
+"""What cfg.json says where SAELens cannot read it."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +77,21 @@ class Facts:
             check_shape(found.config, found.shape)
         except (CoderError, KeyError, TypeError, ValueError) as error:
             raise DataFileError(
-                f"{where} does not describe a coder under metadata/{FACTS} ({type(error).__name__}: {error}). Save the coder again."
+                f"{where} does not describe a coder under metadata/{FACTS} ({type(error).__name__}: {error}). "
+                "Save the coder again."
             ) from error
         return found
+
+
+def check_metadata(facts: Mapping[str, Any]) -> None:
+    """Raise :class:`CoderError` where JSON cannot hold what a coder knows of itself."""
+    try:
+        json.dumps(facts, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise CoderError(
+            f"a coder's metadata must be values that JSON has (no tensors, no NaN): {error}. Got "
+            f"{facts['metadata']!r}."
+        ) from error
 
 
 def build(facts: Facts, state: Mapping[str, Tensor], where: str) -> Coder:

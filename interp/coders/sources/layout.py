@@ -80,7 +80,10 @@ def list_differences(there: Any, here: Any, path: str = "") -> str:
 
 
 class ChunkSource(Protocol[ChunkT_co]):
-    """Rows in the order of the data, a chunk at a time, from any place that was passed."""
+    """Rows in the order of the data, a chunk at a time, from any place that was passed.
+
+    A source that knows its length has ``n_rows``, the rows of one epoch: training then knows its steps.
+    """
 
     def next_chunk(self) -> ChunkT_co | None:
         """The next rows in data order; ``None`` at the end."""

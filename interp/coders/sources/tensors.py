@@ -123,6 +123,11 @@ class TensorSource:
         self.layout = _read_layout(batch, sites, target_sites)
         self._row = 0
 
+    @property
+    def n_rows(self) -> int:
+        """Rows of one epoch."""
+        return len(self.batch)
+
     def next_chunk(self) -> CoderBatch | None:
         """The next rows, as views."""
         if self._row >= len(self.batch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -31,6 +32,8 @@ from interp.coders.sources.shards import (
 from interp.errors import CoderError
 
 SHARD_ROWS = 1 << 18
+OWN_FILE = re.compile(r".+-\d{5}\.bin(\.part)?|\.index\.json\.\w+")
+"""Names of shards, whole or not, and of an index that was being written."""
 
 
 def cache_activations(
@@ -88,7 +91,8 @@ class _Writer:
                     "folder, or delete this one."
                 )
         else:
-            if folder.is_dir() and any(not path.name.endswith(".part") for path in folder.iterdir()):
+            # a run may have been killed before it wrote its first index
+            if folder.is_dir() and any(not OWN_FILE.fullmatch(path.name) for path in folder.iterdir()):
                 raise CoderError(
                     f"{str(folder)!r} is not empty and holds no cache of activations; name a new folder."
                 )
@@ -106,6 +110,8 @@ class _Writer:
         from tqdm.auto import tqdm
 
         self.folder.mkdir(parents=True, exist_ok=True)
+        for scratch in self.folder.glob(f".{INDEX}.*"):
+            scratch.unlink()
         skip = self._go_on(source)
         bar = tqdm(
             desc="cache", unit=" rows", unit_scale=True, disable=not progress, initial=self.index["rows"]
@@ -123,17 +129,13 @@ class _Writer:
                     at += taken
                     bar.update(taken)
                     if shard.rows == self.shard_rows:
-                        self._finish(shard, {"source": state, "skip": at})
+                        self._put_index(shard.finish(), {"source": state, "skip": at})
                         shard = None
                 state = self._cursor(source)
-            if shard is not None:
-                self._finish(shard, None)
-                shard = None
-            if not self.index["rows"]:
+            if shard is None and not self.index["rows"]:
                 raise CoderError("the source has no rows to cache; check its data and positions.")
-            self.index = {**self.index, "complete": True}
-            self.index.pop("cursor", None)
-            write_index(self.folder, self.index)
+            self._put_index(None if shard is None else shard.finish(), None)
+            shard = None
         finally:
             bar.close()
             if shard is not None:
@@ -175,13 +177,11 @@ class _Writer:
         self.index["question"] |= found
         self.fields = read_fields(self.index)
 
-    def _finish(self, shard: _Shard, cursor: dict[str, Any] | None) -> None:
-        entry = shard.finish()
-        index = {
-            **self.index,
-            "rows": self.index["rows"] + shard.rows,
-            "shards": [*self.index["shards"], entry],
-        }
+    def _put_index(self, shard: dict[str, Any] | None, cursor: dict[str, Any] | None) -> None:
+        """Count one more whole shard; without a cursor it is the last."""
+        shards = [*self.index["shards"], *([] if shard is None else [shard])]
+        rows = sum(entry["rows"] for entry in shards)
+        index = {**self.index, "complete": cursor is None, "rows": rows, "shards": shards}
         index.pop("cursor", None)
         if cursor is not None and cursor["source"] is not None:
             index["cursor"] = cursor

@@ -32,16 +32,20 @@ class TrainingConfig:
     """
 
     tokens: int | None = None
-    """Rows of activations to train on; by default one pass over the data."""
+    """Rows of activations to train on, rounded up to whole batches; by default one pass over the data."""
     batch_size: int = 4096
-    """Rows a step, over all processes."""
+    """Rows a step, over all processes. The last batch of the data has what is left, so data that are less than a batch
+    give one short step, and a warning."""
     learning_rate: float | None = None
     """By default ``2e-4 / sqrt(d_sae / 16384)`` (Gao et al. 2024, figure 3), at most 3e-3."""
     optimizer: Optimizer = "adam"
+    """With schedule-free and unit decoders, decoder rows of both the fast point and the mean are brought back to
+    length 1 after every step: the mean moves on the sphere."""
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-8
     warmup: float = 0.05
-    """Share of training in which the learning rate rises from 0."""
+    """Share of training in which the learning rate rises from 0; where its length is not known ahead (no ``tokens``,
+    and a source that streams), shares are of 10,000 steps, and there is no decay."""
     decay: float = 0.2
     """Share of training, at its end, in which it falls to 0; schedule-free has none."""
     gradient_norm: float | None = 1.0
@@ -113,6 +117,10 @@ class TrainingConfig:
                 continue
             if not _is_number(value) or not value > 0:
                 raise CoderError(f"{name} must be a positive number; got {value!r}.")
+        if self.optimizer == "schedule-free" and len(self.betas) == 2 and self.betas[0] == 0:
+            raise CoderError(
+                "schedule-free Adam needs a first beta above 0, between its mean and its fast point."
+            )
         if len(self.betas) != 2 or not all(_is_number(beta) and 0 <= beta < 1 for beta in self.betas):
             raise CoderError(f"betas are two numbers in 0..1, 1 excluded; got {self.betas}.")
 

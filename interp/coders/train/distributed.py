@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
@@ -19,19 +20,28 @@ class Processes:
 
     rank: int = 0
     n: int = 1
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    """Where this process trains, and messages are made."""
 
     @property
     def is_first(self) -> bool:
+        """Whether this one writes files, shows progress and calls back."""
         return self.rank == 0
 
-    def average_gradients(self, module: nn.Module) -> None:
-        """Make every gradient its mean over processes; one message for all."""
+    def average_gradients(self, module: nn.Module, share: float) -> None:
+        """Make every gradient its mean over the rows of all processes; one message for all.
+
+        ``share`` is that of this process in the rows. A parameter without a gradient counts as zero.
+        """
         if self.n == 1:
             return
-        grads = [p.grad for p in module.parameters() if p.grad is not None]
-        flat = torch.cat([grad.reshape(-1) for grad in grads])
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        grads = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        flat = torch.cat([grad.reshape(-1) for grad in grads]).mul_(share)
         dist.all_reduce(flat)
-        flat.div_(self.n)
         parts = flat.split([grad.numel() for grad in grads])
         for grad, part in zip(grads, parts, strict=True):
             grad.copy_(part.view_as(grad))
@@ -44,18 +54,18 @@ class Processes:
             dist.all_reduce(buffer)
             buffer.div_(self.n)
 
-    def share_weights(self, module: nn.Module) -> None:
-        """Give all processes the first one's weights."""
+    def share(self, tensors: Sequence[Tensor]) -> None:
+        """Give all processes the first one's values."""
         if self.n == 1:
             return
-        for value in module.state_dict().values():
-            dist.broadcast(value, 0)
+        for tensor in tensors:
+            dist.broadcast(tensor.detach(), 0)
 
     def from_first(self, numbers: Sequence[float]) -> list[float]:
         """The first process' numbers."""
         if self.n == 1:
             return list(numbers)
-        sent = torch.tensor(list(numbers), dtype=torch.float64, device=_device())
+        sent = torch.tensor(list(numbers), dtype=torch.float64, device=self.device)
         dist.broadcast(sent, 0)
         return [float(value) for value in sent]
 
@@ -63,39 +73,54 @@ class Processes:
         """Sum over processes."""
         if self.n == 1:
             return counts
-        sent = counts.to(_device())
+        sent = counts.to(self.device, copy=True)
         dist.all_reduce(sent)
         return sent.to(counts.device)
 
-    def all_say(self, yes: bool) -> bool:
-        """Whether every process says yes."""
-        return int(self.add_up(torch.tensor([int(yes)]))[0]) == self.n
+    def count_rows(self, rows: int) -> int:
+        """Rows of all processes together; 0 where one of them has none, for then all are at the end."""
+        if self.n == 1:
+            return rows
+        total, ready = self.add_up(torch.tensor([rows, int(rows > 0)])).tolist()
+        return int(total) if ready == self.n else 0
 
-    def any_says(self, yes: bool) -> bool:
-        """Whether some process says yes."""
-        return int(self.add_up(torch.tensor([int(yes)]))[0]) > 0
+    def highest(self, number: int) -> int:
+        """The largest of all processes' numbers."""
+        if self.n == 1:
+            return number
+        sent = torch.tensor(number, device=self.device)
+        dist.all_reduce(sent, op=dist.ReduceOp.MAX)
+        return int(sent)
 
     def wait(self) -> None:
         """Until all processes are here."""
-        if self.n > 1:
-            dist.barrier()
+        self.highest(0)
 
 
-def join_processes() -> Processes:
+@contextmanager
+def join_processes(device: torch.device | str = "cpu") -> Iterator[Processes]:
     """The processes that ``torchrun`` started, or this one alone.
 
-    The first call in a process started by ``torchrun`` makes the process group.
+    A process group that is there already is used and left; otherwise one is made and destroyed at the end. Under
+    ``torchrun`` ``"cuda"`` means the GPU of the process' local rank.
     Raises :class:`CoderError` if torch was built without communication between processes.
     """
-    n = int(os.environ.get("WORLD_SIZE", "1"))
-    if n == 1:
-        return Processes()
+    place = torch.device(device)
+    if place.type == "cuda" and place.index is None and "LOCAL_RANK" in os.environ:
+        place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+    if dist.is_available() and dist.is_initialized():
+        yield Processes(dist.get_rank(), dist.get_world_size(), place)
+        return
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield Processes(device=place)
+        return
     if not dist.is_available():
         raise CoderError("this torch cannot talk between processes; train in one, without torchrun.")
-    if not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    return Processes(dist.get_rank(), dist.get_world_size())
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if dist.get_backend() == "nccl" else "cpu")
+    if place.type == "cuda":
+        dist.init_process_group("nccl", device_id=place)
+    else:
+        dist.init_process_group("gloo")
+    try:
+        yield Processes(dist.get_rank(), dist.get_world_size(), place)
+    finally:
+        dist.destroy_process_group()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -36,6 +37,7 @@ class TrainingRows:
             raise CoderError(
                 f"batch_size={training.batch_size} cannot be shared among {processes.n} processes; take a multiple."
             )
+        self.batch_size = share
         epochs = training.epochs if training.epochs is not None else (None if training.tokens else 1)
         self.buffer: ShuffleBuffer[Any] = ShuffleBuffer(
             source if processes.n == 1 else ShareOfRows(source, processes.rank, processes.n),
@@ -49,7 +51,7 @@ class TrainingRows:
     def look(self) -> Batches:
         """The first ``start_rows`` rows in one batch; they come again from :meth:`next`.
 
-        Raises :class:`CoderError` for a source without rows.
+        Warns of data that are less than one batch. Raises :class:`CoderError` for a source without rows.
         """
         n = 0
         while n < self.training.start_rows and (batch := self.buffer.next_batch()) is not None:
@@ -57,6 +59,13 @@ class TrainingRows:
             n += count_rows(batch)
         if not n:
             raise CoderError("the source has no rows; a coder needs activations to be trained on.")
+        if n < self.batch_size:
+            warnings.warn(
+                f"all data are {n} rows, less than a batch of {self.batch_size}: the coder takes a single step. Give a "
+                "smaller batch_size, or tokens or epochs for several passes.",
+                UserWarning,
+                stacklevel=5,
+            )
         by_name = [self._by_name(batch) for batch in self._waiting]
         return {name: CoderBatch.cat([batches[name] for batches in by_name]) for name in self.names}
 

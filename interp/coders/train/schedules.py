@@ -45,12 +45,12 @@ class Schedule:
         return _rise(self._share(step), self.training.sparsity_warmup)
 
     def resamples(self, step: int) -> bool:
-        """Whether dead latents are resampled after this step."""
+        """Whether dead latents are resampled after this step; not in the last fifth, where that is known."""
         training = self.training
-        if training.revival != "resample" or self.steps is None or not training.resample_every:
+        if training.revival != "resample" or not training.resample_every:
             return False
-        every = max(1, round(training.resample_every * self.steps))
-        return (step + 1) % every == 0 and (step + 1) <= 0.8 * self.steps
+        every = max(1, round(training.resample_every * (self.steps or self.assumed)))
+        return (step + 1) % every == 0 and (self.steps is None or step + 1 <= 0.8 * self.steps)
 
 
 def _rise(share: float, warmup: float) -> float:

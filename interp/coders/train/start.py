@@ -36,6 +36,12 @@ def find_scales(rows: CoderBatch, training: TrainingConfig) -> Scales:
 
     Raises :class:`CoderError` for activations that are all zero or not finite.
     """
+    for name in ("x", "target", "grad"):
+        values = getattr(rows, name)
+        if values is not None and not bool(values.isfinite().all()):
+            raise CoderError(
+                f"the first {len(rows)} rows are not all finite in {name}; {describe_rows(values)}."
+            )
     if training.normalise == "none":
         return Scales()
     inputs = _scale(rows.x, "inputs")
@@ -46,9 +52,15 @@ def _scale(rows: Float[Tensor, "row *site d"], what: str) -> float:
     length = float(rows.float().norm(dim=-1).mean())
     if not 0 < length < float("inf"):
         raise CoderError(
-            f"the {what} have a mean length of {length}; a coder needs activations that are finite and not all zero."
+            f"the {what} have a mean length of {length}; a coder needs activations that are not all zero."
         )
     return float(rows.shape[-1] ** 0.5 / length)
+
+
+def describe_rows(values: Float[Tensor, "row *rest"]) -> str:
+    """Which rows are not finite: ``"2 of 64 rows hold NaN or infinity, the first is row 5"``."""
+    wrong = (~values.flatten(1).isfinite().all(1)).nonzero()[:, 0]
+    return f"{len(wrong)} of {len(values)} rows hold NaN or infinity, the first is row {int(wrong[0])}"
 
 
 @torch.no_grad()

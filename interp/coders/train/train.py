@@ -14,10 +14,10 @@ from interp.coders.config import CoderConfig, read_config
 from interp.coders.sources import JointSource, as_source
 from interp.coders.sources.tensors import Activations
 from interp.coders.train.config import TrainingConfig
+from interp.coders.train.curves import Callback
 from interp.coders.train.distributed import join_processes
-from interp.coders.train.run import Callback, CoderTraining
+from interp.coders.train.run import CoderTraining
 from interp.errors import CoderError
-from interp.results.coder_history import CoderHistory
 
 
 def train_coder(
@@ -36,8 +36,13 @@ def train_coder(
     ``activations`` is a source (:func:`interp.stream_activations`, :func:`interp.open_activations`), a tensor
     [row, d], or chunks of rows. How is said by ``training``, or by its fields as ``options``. With
     ``checkpoint``, a folder, a training that was stopped in any way goes on where its last checkpoint was, to the
-    same weights to the bit; Ctrl-C and SIGTERM write one. ``callbacks`` get the curves at every new point.
-    Under ``torchrun`` all processes train one coder together, each on its share of every batch.
+    same weights to the bit; Ctrl-C and SIGTERM write one. ``callbacks`` get the curves at every new point
+    (:class:`interp.plots.LiveCurves`, :class:`interp.coders.TensorBoardLog`); their errors end training, which can
+    be taken up again.
+
+    Under ``torchrun`` all processes train one coder together, each on its share of every batch. Gradients are
+    means over all rows, and dead latents those that fired in no process; batch-top-k chooses in each
+    process' share, and thresholds are averaged. One process writes checkpoints.
 
     Example::
 
@@ -45,7 +50,8 @@ def train_coder(
         coder = interp.train_coder(interp.CoderConfig("topk", d_sae=2048, k=16), source, tokens=2_000_000)
 
     Raises :class:`CoderError` for options that do not exist or do not fit, and for a checkpoint of another
-    training; :class:`TrainingInterrupted` (a ``KeyboardInterrupt``, with the coder so far) after Ctrl-C.
+    training; :class:`TrainingInterrupted` (a ``KeyboardInterrupt``, with the coder so far) after Ctrl-C, and
+    ``SystemExit`` with status 143 after SIGTERM. A second Ctrl-C leaves at once.
     """
     if not isinstance(config, CoderConfig):
         raise CoderError(
@@ -95,21 +101,17 @@ def train_coders(
             raise CoderError(f"names of coders become folders: no slash, no dot in front; got {name!r}.")
         if not isinstance(config, CoderConfig):
             raise CoderError(f"{name!r} must be an interp.CoderConfig; got {type(config).__name__}.")
-    run = CoderTraining(
-        configs,
-        as_source(activations),
-        _with_options(training, options),
-        processes=join_processes(),
-        folder=checkpoint,
-        callbacks=callbacks,
-        device=device,
-        progress=progress,
-    )
-    coders = run.run()
-    history = run.history()
-    for name, coder in coders.items():
-        coder.history = _history_of(history, name)
-    return coders
+    with join_processes(device) as processes:
+        run = CoderTraining(
+            configs,
+            as_source(activations),
+            _with_options(training, options),
+            processes=processes,
+            folder=checkpoint,
+            callbacks=callbacks,
+            progress=progress,
+        )
+        return run.run()
 
 
 def _with_options(training: TrainingConfig | None, options: Mapping[str, Any]) -> TrainingConfig:
@@ -119,9 +121,3 @@ def _with_options(training: TrainingConfig | None, options: Mapping[str, Any]) -
         raise CoderError(f"training is an interp.TrainingConfig; got {type(training).__name__}.")
     read_config(TrainingConfig, {**training.to_dict(), **options})
     return replace(training, **options)
-
-
-def _history_of(history: CoderHistory, name: str) -> CoderHistory:
-    number = history.names.index(name)
-    curves = {measure: curve[:, number : number + 1] for measure, curve in history.curves.items()}
-    return replace(history, names=(name,), curves=curves)

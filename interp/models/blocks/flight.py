@@ -22,7 +22,7 @@ MLP_TOKENS = 128
 MLP_TOKENS_ON_GPU = 16384
 
 
-_MLP_PARTS = ("mlp_pre", "mlp_pre_linear", "mlp_post", "mlp_o", "mlp_out")
+_MLP_PARTS = ("mlp_in", "mlp_pre", "mlp_pre_linear", "mlp_post", "mlp_o", "mlp_out")
 
 
 def attend(
@@ -191,6 +191,7 @@ def _narrow(waves: Sequence[Wave], x: Tensor, columns: Tensor) -> Tensor:
 
 
 def _watched_mlp(block: Block, x: Tensor, waves: Sequence[Wave], watcher: Watcher) -> Tensor:
+    x = _join_views(_watch("mlp_in", block.layer, waves, _views(x, waves), watcher))
     linear = None
     if block.gate is None:
         pre = block.mlp_in(x)

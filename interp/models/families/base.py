@@ -17,6 +17,7 @@ PRE_NORM_HOOKS: dict[str, str] = {
     "embed": "embed.hook_out",
     "resid_pre": "blocks.{layer}.hook_in",
     "resid_mid": "blocks.{layer}.ln2.hook_in",
+    "mlp_in": "blocks.{layer}.ln2.hook_out",
     "resid_post": "blocks.{layer}.hook_out",
     "attn_out": "blocks.{layer}.attn.hook_out",
     "mlp_out": "blocks.{layer}.mlp.hook_out",

@@ -71,6 +71,7 @@ def hooks_for(traits: Traits) -> Mapping[str, str]:
         hooks["resid_mid"] = "blocks.{layer}.hook_resid_mid"
     if traits.d_mlp:
         hooks |= {
+            "mlp_in": "blocks.{layer}.mlp.hook_in",
             "mlp_out": "blocks.{layer}.hook_mlp_out",
             "mlp_pre": "blocks.{layer}.mlp.hook_pre",
             "mlp_post": "blocks.{layer}.mlp.hook_post",

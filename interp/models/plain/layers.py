@@ -76,7 +76,8 @@ class Norm(Hooked):
     def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
         x = self.hook_in(x)
         if self.kind is None:
-            return self.hook_out(x)
+            # a node of its own, whose gradient is not that of the stream
+            return self.hook_out(x.view_as(x))
         if self.kind == "layernorm":
             x = x - x.mean(-1, keepdim=True)
         scale = self.hook_scale((x.pow(2).mean(-1, keepdim=True) + self.eps).sqrt())

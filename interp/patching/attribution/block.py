@@ -79,7 +79,7 @@ class Block:
         for index, sweep in enumerate(sweeps):
             wheres = Wheres([where[rows.cpu(), first:] for where in sweep.wheres], self.tokens.device)
             for slot, layer in enumerate(sweep.layers):
-                self.parts[sweep.site.component, layer].append(Part(index, slot, sweep, wheres))
+                self.parts[sweep.site.activation, layer].append(Part(index, slot, sweep, wheres))
         self.out = self.zeros()
 
     @property

@@ -62,7 +62,7 @@ class Part:
 
     @property
     def component(self) -> str:
-        return self.of.site.component
+        return self.of.site.activation
 
     def narrow(self, delta: Float[Tensor, "*rest d"]) -> Float[Tensor, "*rest d"]:
         """The part of a change within the site's subspace, which is one of its neurons if it names some."""

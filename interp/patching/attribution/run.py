@@ -87,7 +87,7 @@ def attribute(
             "method='exact'."
         )
     task = task.to(model.device)
-    nodes = {(sweep.site.component, layer) for sweep in sweeps for layer in sweep.layers}
+    nodes = {(sweep.site.activation, layer) for sweep in sweeps for layer in sweep.layers}
     if isinstance(method, IntegratedGradients) and method.over == "inputs":
         nodes.add(("embed", 0))
     source = Source(model, task, nodes, direction, ablation, reference, seed)

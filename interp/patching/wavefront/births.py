@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.models.blocks import Stack
+from interp.models.blocks import Stack, mlp_in_parts
 from interp.models.blocks.trace import Trace
 from interp.patching.replacement import restrict, within_subspace
 from interp.patching.wavefront.cells import (
@@ -40,6 +40,8 @@ def base_needs(component: str, layer: int, stack: Stack) -> set[tuple[str, int]]
         names = {"z"}
     elif component in MLP_HIDDEN:
         names = {"mlp_pre", "mlp_post"} | ({"mlp_pre_linear"} if traits.gated_mlp else set())
+    elif component == "mlp_in":
+        names.add("mlp_out")
     if traits.post_norms and component in (*ATTENTION, "z", "result"):
         names.add("o")
     if traits.post_norms and component in MLP_HIDDEN:
@@ -109,8 +111,16 @@ class Births:
             return at, finish(old + result) - finish(old)
         if component in MLP_HIDDEN:
             return at, self._neuron_change(component, layer, tokens.cell, place, basis)
-        delta = self.new(component, layer)[place] - self.base[component, layer][place]
-        return at, restrict(delta, basis)
+        old = self.base[component, layer][place]
+        delta = restrict(self.new(component, layer)[place] - old, basis)
+        return at, self._mlp_change(layer, place, old + delta) if component == "mlp_in" else delta
+
+    def _mlp_change(
+        self, layer: int, place: tuple[Tensor, Tensor], x: Float[Tensor, "token d_model"]
+    ) -> Float[Tensor, "token d_model"]:
+        """Change of ``mlp_out`` where ``x`` enters the MLP."""
+        block = self.stack.blocks[layer]
+        return block.finish_mlp(mlp_in_parts(block, x)) - self.base["mlp_out", layer][place]
 
     def _neuron_change(
         self, component: str, layer: int, cells: Tensor, place: tuple[Tensor, Tensor], basis: Tensor | None

@@ -13,15 +13,15 @@ from interp.models.traits import Traits
 from interp.patching.cells import Cell
 
 ORDER = (
-    "embed resid_pre q k v attn_scores pattern z result attn_out resid_mid mlp_pre mlp_pre_linear mlp_post "
-    "mlp_out resid_post"
+    "embed resid_pre q k v attn_scores pattern z result attn_out resid_mid mlp_in mlp_pre mlp_pre_linear "
+    "mlp_post mlp_out resid_post"
 ).split()
 """Components in the order in which a layer makes them."""
 STREAM = ("embed", "resid_pre")
 ATTENTION = ("q", "k", "v", "attn_scores", "pattern")
 """Changes that reach the residual stream through a recomputed head."""
 MLP_HIDDEN = ("mlp_pre", "mlp_pre_linear", "mlp_post")
-MLP = (*MLP_HIDDEN, "mlp_out", "resid_post")
+MLP = ("mlp_in", *MLP_HIDDEN, "mlp_out", "resid_post")
 
 
 def entry_of(component: str, layer: int, traits: Traits) -> int:

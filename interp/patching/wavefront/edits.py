@@ -12,7 +12,7 @@ from interp.models.blocks import Stack, Trace, Wave
 from interp.patching.replacement import restrict, within_subspace
 from interp.patching.wavefront.cells import ATTENTION, CellTable, Tokens
 from interp.patching.wavefront.values import Values
-from interp.types import PATTERN_COMPONENTS
+from interp.types import NEURON_COMPONENTS, PATTERN_COMPONENTS
 
 Pending = Mapping[tuple[str, int], Mapping[int, tuple[Int[Tensor, " row"], Int[Tensor, " row"]]]]
 """(component, layer) -> wave -> rows of the wave and the cell to be written in each."""
@@ -104,7 +104,7 @@ class Editor:
             new = source[tokens.prompt, heads, tokens.column][:, : value.shape[-1]]
         elif component in (*ATTENTION, "z"):
             index, new = (row, tokens.at, heads), source[(*place, heads)]
-        elif component.startswith("mlp_") and component != "mlp_out":
+        elif component in NEURON_COMPONENTS:
             self._write_neurons(value, source, row, tokens, basis)
             return
         else:

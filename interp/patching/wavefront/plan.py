@@ -20,7 +20,7 @@ from interp.models.blocks import Stack, Trace
 from interp.patching.cells import Cell
 from interp.patching.wavefront.cells import ORDER, CellTable, entry_of
 from interp.patching.wavefront.values import Values
-from interp.types import PATTERN_COMPONENTS
+from interp.types import NEURON_COMPONENTS, PATTERN_COMPONENTS
 
 FULL = -1
 """In place of a cell: the row enters before its layer with the base stream, and all is written in flight."""
@@ -172,7 +172,7 @@ def _differences(component: str, layer: int, base: Trace, new: Values) -> Bool[T
         return unequal.any(-1).transpose(1, 2)
     if unequal.ndim == 4:
         return unequal.any(-1)
-    return unequal if component.startswith("mlp_") and component != "mlp_out" else unequal.any(-1)[..., None]
+    return unequal if component in NEURON_COMPONENTS else unequal.any(-1)[..., None]
 
 
 def _first_of(

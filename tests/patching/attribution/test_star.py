@@ -22,8 +22,9 @@ from interp.patching.attribution.softmax import SoftmaxFix
 from interp.types import parse_site
 
 WITH_BLOCKS = tuple(name for name in NAMES if name not in HOOKED)
-BESIDE_SOFTMAX = tuple(
-    "embed resid_pre resid_mid resid_post attn_out mlp_out v z result pattern mlp_pre mlp_pre_linear mlp_post".split()
+BESIDE_SOFTMAX = (
+    *("embed", "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_in", "mlp_out"),
+    *("v", "z", "result", "pattern", "mlp_pre", "mlp_pre_linear", "mlp_post"),
 )
 SPOTS = ("@all", "@-1", "@1:3", "@S", "@S,END", "")
 

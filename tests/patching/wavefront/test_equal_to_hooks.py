@@ -16,15 +16,15 @@ from interp.models.model import Model
 from interp.patching.cells import Cell, plan_sweep
 from interp.patching.prepared import prepare
 from interp.tasks.base import PromptPairs
-from interp.types import PATTERN_COMPONENTS, Site, SiteLike, parse_site
+from interp.types import NEURON_COMPONENTS, PATTERN_COMPONENTS, Site, SiteLike, parse_site
 
 FAMILIES = (
     "gpt2 gpt_neox llama gemma2 qwen3 plain attention_only neox_sequential qwen3_biased no_norm gated".split()
 )
 ABLATIONS = ("source", "zero", "mean", "mean-per-position", "resample")
 COMPONENTS = (
-    "embed resid_pre resid_mid resid_post attn_out mlp_out q k v z result pattern attn_scores mlp_pre "
-    "mlp_pre_linear mlp_post"
+    "embed resid_pre resid_mid resid_post attn_out mlp_in mlp_out q k v z result pattern attn_scores "
+    "mlp_pre mlp_pre_linear mlp_post"
 ).split()
 PLACES = ("", "@pos", "@all", "@S", "@END", "@-2", "@1:3", "@S,END")
 METRICS = ("logit_diff", "kl", "prob_diff", "logit_diff@S", "loss")
@@ -68,8 +68,8 @@ def site_of(draw: st.DataObject, model: Model, ablation: str, padded: bool) -> S
         names = [name for name in names if name != "attn_scores"]
     name = draw.draw(st.sampled_from(names))
     part = ""
-    if name.startswith("mlp_") and name != "mlp_out":
-        part = draw.draw(st.sampled_from(("", ".n3", ".n0,7", ".n*" if len(names) < 12 else ".n1")))
+    if name in NEURON_COMPONENTS:
+        part = draw.draw(st.sampled_from(("", ".n3", ".n0,7", ".n*" if len(names) < 13 else ".n1")))
     site = parse_site(f"{name}{part}{draw.draw(st.sampled_from(PLACES))}")
     if name in (*PATTERN_COMPONENTS, "embed") or part or draw.draw(st.integers(0, 3)):
         return site
