@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from coder_toys import KINDS, draw_rows, weights_of
+from coder_toys import KINDS, Untold, differences, draw_rows, weights_of
 from safetensors.torch import save_file
 
 from interp.coders import TrainingInterrupted
@@ -34,8 +34,8 @@ OPTIONS: dict[str, Any] = dict(
     target_l0=5.0,
     sparsity_warmup=0.1,
 )
-ROWS = 351
-"""Odd: the first process has one row more, and its last batch is another's end."""
+ROWS = 352
+"""Whole batches, so that no epoch ends inside one."""
 
 
 def train(folder: Path | None = None, callbacks: Any = (), **more: Any) -> Any:
@@ -67,6 +67,11 @@ def main(root: Path) -> None:
         assert coder.history is not None
         told["dead"][name] = coder.history.curve("dead_frac").tolist()
         told.setdefault("l0", {})[name] = coder.history.curve("l0").tolist()
+    # an odd number: the first process has one row more
+    odd = train_coders(CONFIGS, Untold(draw_rows(n=351)), progress=False, **{**OPTIONS, "epochs": 1})
+    told["odd"] = odd["topk"].metadata["tokens"]
+    again = train(root / "whole")
+    told["again"] = differences(found, again)
     # a group of one's own is used and left, and a signal to one process stops all
     dist.init_process_group("gloo")
     try:

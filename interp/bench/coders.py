@@ -48,7 +48,7 @@ class CodersPlan:
     tokens: int = 600_000
     """Fresh rows that each coder is trained on."""
     batch_size: int = 256
-    learning_rate: float = 3e-3
+    learning_rate: float = 5e-3
     expansion: float = 1.0
     """Latents a feature."""
     n: int = 8192

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from interp.errors import SiteError
 from interp.models.cache import ActivationCache, select_part
-from interp.models.hooks import HookEdit, installed_edits, tracked_forwards
+from interp.models.hooks import Edit, HookEdit, installed_edits, tracked_forwards
 from interp.models.model import Model
 from interp.models.positions import Columns
 from interp.models.sites import Tap, expand
@@ -44,7 +44,8 @@ def capture(
     function of the logits to a scalar (or one number a row, summed), ``cache.grads`` holds its gradient
     at every site; without it nothing is differentiated, unless you are already recording
     gradients, in which case the captured tensors stay in the graph. With ``unembed=False``
-    ``cache.logits`` is ``None``, and what no gradient needs of them is not computed.
+    ``cache.logits`` is ``None``, and what neither a site nor a gradient needs is not computed: layers above the
+    last site do not run, unless interventions are active, which may lie there.
 
     Example::
 
@@ -64,12 +65,17 @@ def capture(
     }
     store: dict[tuple[str, int], Tensor] = {}
     edits = [edit for tap in taps.values() for edit in _reading_edits(model, tap, store, keep_graph)]
+    if not unembed and not keep_graph and not model.active_edits:
+        # edits of others may lie above the last site, and must act
+        edits += [HookEdit(tap.read, _stop_when(store, set(taps)), _LAST) for tap in taps.values()]
     if keep_graph:
         edits.insert(0, HookEdit(model.family.hook_names(model.traits)["embed"], _require_grad))
     grad_mode = torch.enable_grad() if keep_graph else nullcontext()
     with grad_mode, tracked_forwards(model) as tracker, installed_edits(model, edits):
         last = None if unembed or keep_graph else torch.tensor([tokens.shape[1] - 1])
-        logits = model(tokens, attention_mask, last)
+        logits: Any = None
+        with suppress(_AllThere):
+            logits = model(tokens, attention_mask, last)
         columns = tracker.columns
     missing = [key for key in taps if key not in store]
     if missing:
@@ -90,6 +96,22 @@ def capture(
     else:
         tensors = collect(store)
     return ActivationCache(tensors, tokens, attention_mask, labels, logits if unembed else None, grads)
+
+
+_LAST = 99
+"""A stage after all others at a hook point."""
+
+
+class _AllThere(Exception):
+    """Ends a forward that has passed the last site."""
+
+
+def _stop_when(store: Mapping[tuple[str, int], Tensor], wanted: set[tuple[str, int]]) -> Edit:
+    def stop(value: Tensor) -> None:
+        if wanted <= set(store):
+            raise _AllThere
+
+    return stop
 
 
 def capture_stream(

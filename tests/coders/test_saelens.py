@@ -159,6 +159,13 @@ def test_input_scales_beside_a_checkpoint_are_folded(tmp_path: Path) -> None:
     assert_same(coder, sae, sample(40))
 
 
+def test_one_input_scale_does_not_say_a_transcoder_s_two(tmp_path: Path) -> None:
+    make_saelens("transcoder", normalize_activations="expected_average_only_in").save_model(tmp_path)
+    (tmp_path / "activation_scaler.json").write_text(json.dumps({"scaling_factor": 2.5}))
+    with pytest.raises(CoderError, match="or not the output's"):
+        load_coder(tmp_path)
+
+
 @pytest.mark.parametrize("norm", ["layer_norm", "constant_norm_rescale", "covariance_whitening"])
 def test_what_cannot_be_folded_is_refused_by_name(norm: str, tmp_path: Path) -> None:
     sae = make_saelens("standard", normalize_activations=norm)

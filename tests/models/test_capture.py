@@ -39,6 +39,28 @@ def test_values_do_not_depend_on_what_else_is_captured(kind: Specimen, tokens: T
     assert set(everything) == set(kind.model.components)
 
 
+@pytest.mark.parametrize("component", ["embed", "resid_pre", "z", "result", "resid_mid", "mlp_in", "mlp_out"])
+def test_without_logits_nothing_above_the_last_site_runs(kind: Specimen, tokens: Tensor, component: str):
+    if component not in kind.model.components:
+        pytest.skip(f"no {component}")
+    site, last = one_layer(component, 0), kind.model.traits.n_layers - 1
+    full = interp.capture(kind.model, tokens, site)
+    ran: list[str] = []
+    above = kind.model.hook_points[kind.model.family.hook_names(kind.model.traits)["attn_out"].format(layer=last)]
+    handle = above.register_forward_hook(lambda *_: ran.append("above"))
+    try:
+        short = interp.capture(kind.model, tokens, site, unembed=False)
+        assert torch.equal(short[site], full[site])
+        assert short.logits is None and not ran and last > 0
+        # an intervention up there must have its effect
+        with interp.intervene(kind.model, interp.zero(one_layer("attn_out", last))):
+            again = interp.capture(kind.model, tokens, site, unembed=False)
+        assert torch.equal(again[site], full[site]) and ran == ["above"]
+    finally:
+        handle.remove()
+    assert torch.equal(interp.capture(kind.model, tokens, site).logits, full.logits)
+
+
 def test_captured_values_are_those_of_the_forward(kind: Specimen, tokens: Tensor):
     """Nothing later in the forward writes into a captured tensor: copies made in time are equal."""
     copies: dict[str, Tensor] = {}

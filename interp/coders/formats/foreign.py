@@ -123,8 +123,9 @@ def _fold_input_scale(weights: dict[str, Tensor], cfg: Mapping[str, Any], where:
     if norm == "expected_average_only_in":
         raise CoderError(
             f"{where} reads activations scaled to a mean norm of sqrt(d_in) (normalize_activations={norm!r}), but its "
-            "files do not hold the factor. Measure it (sqrt(d_in) over the mean norm), call "
-            "sae.fold_activation_norm_scaling_factor(factor) in SAELens, and pass that coder to interp.from_saelens."
+            "files do not hold the factor, or not the output's (transcoders). Measure it (sqrt(d_in) over the mean "
+            "norm), call sae.fold_activation_norm_scaling_factor(factor) in SAELens, and pass that coder to "
+            "interp.from_saelens."
         )
     if norm == "covariance_whitening":
         raise CoderError(

@@ -6,6 +6,7 @@ from interp.coders.ground_truth.dictionary import LinearDictionary as LinearDict
 from interp.coders.ground_truth.dictionary import random_dictionary as random_dictionary
 from interp.coders.ground_truth.geometry import measure_geometry as measure_geometry
 from interp.coders.ground_truth.match import match_features as match_features
+from interp.coders.ground_truth.match import match_random as match_random
 from interp.coders.ground_truth.planted import SUITES as SUITES
 from interp.coders.ground_truth.planted import PlantedConfig as PlantedConfig
 from interp.coders.ground_truth.planted import PlantedFeatures as PlantedFeatures

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from interp.errors import CoderError
 
@@ -116,11 +117,19 @@ def join_processes(device: torch.device | str = "cpu") -> Iterator[Processes]:
         return
     if not dist.is_available():
         raise CoderError("this torch cannot talk between processes; train in one, without torchrun.")
-    if place.type == "cuda":
-        dist.init_process_group("nccl", device_id=place)
-    else:
-        dist.init_process_group("gloo")
+    store, rank, n = next(rendezvous("env://"))
+    # a second training must not find the first one's addresses
+    number = store.add(f"interp/{rank}", 1)
+    dist.init_process_group(
+        "nccl" if place.type == "cuda" else "gloo",
+        store=dist.PrefixStore(f"interp-{number}", store),  # type: ignore[attr-defined]
+        rank=rank,
+        world_size=n,
+        device_id=place if place.type == "cuda" else None,
+    )
     try:
-        yield Processes(dist.get_rank(), dist.get_world_size(), place)
+        processes = Processes(rank, n, place)
+        yield processes
+        processes.wait()
     finally:
         dist.destroy_process_group()

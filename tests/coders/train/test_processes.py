@@ -42,16 +42,16 @@ def _told(folder: Path, rank: int) -> dict[str, Any]:
 def test_two_processes_train_what_one_trains(folder: Path) -> None:
     both = [load_file(str(folder / f"weights-{rank}.safetensors")) for rank in range(2)]
     assert all(torch.equal(both[0][name], both[1][name]) for name in both[0])
-    # of 351 rows the processes have 176 and 175, and end after 2 passes of 175
+    # not to the bit: gradients are summed in another order
     alone = coder_processes.train()
     for name in ("topk", "standard"):
         for key, value in weights_of(alone[name]).items():
-            torch.testing.assert_close(both[0][f"{name}/{key}"], value, rtol=2e-3, atol=2e-4)
+            torch.testing.assert_close(both[0][f"{name}/{key}"], value, rtol=1e-4, atol=1e-5)
 
 
 def test_counts_are_of_all_rows(folder: Path) -> None:
     first, second = _told(folder, 0), _told(folder, 1)
-    assert first["tokens"] == second["tokens"]
+    assert first["tokens"] == second["tokens"] == 704 and first["odd"] == second["odd"] == 351
     assert first["dead"] == second["dead"] and first["l0"] == second["l0"]
     assert any(value > 0 for value in first["dead"]["topk"])
 
@@ -59,7 +59,7 @@ def test_counts_are_of_all_rows(folder: Path) -> None:
 def test_a_signal_to_one_stops_all_and_they_resume_to_the_bit(folder: Path) -> None:
     for rank in range(2):
         told = _told(folder, rank)
-        assert told["stopped"] == 6 and told["resumed"]
+        assert told["stopped"] == 6 and told["resumed"] and told["again"] == []
     assert sorted(path.name for path in (folder / "pieces" / "step-00000006").glob("rows-*.json")) == [
         "rows-0.json",
         "rows-1.json",
