@@ -51,18 +51,27 @@ if TYPE_CHECKING:
     from interp.coders.evaluate import evaluate_coder as evaluate_coder
     from interp.coders.files import bundled_coders as bundled_coders
     from interp.coders.files import load_coder as load_coder
+    from interp.coders.files import save_coder as save_coder
+    from interp.coders.ground_truth import PlantedConfig as PlantedConfig
+    from interp.coders.ground_truth import compare_seeds as compare_seeds
     from interp.coders.ground_truth import load_suite as load_suite
     from interp.coders.ground_truth import match_features as match_features
+    from interp.coders.ground_truth import match_random as match_random
     from interp.coders.ground_truth import measure_absorption as measure_absorption
     from interp.coders.ground_truth import measure_geometry as measure_geometry
+    from interp.coders.ground_truth import plant_features as plant_features
+    from interp.coders.ground_truth import plant_transcoder as plant_transcoder
     from interp.coders.head_attribution import attribute_heads as attribute_heads
     from interp.coders.probing import attribute_data as attribute_data
     from interp.coders.probing import match_attributes as match_attributes
     from interp.coders.probing import perturb_probes as perturb_probes
     from interp.coders.probing import probe_latents as probe_latents
+    from interp.coders.probing import remove_shortcuts as remove_shortcuts
     from interp.coders.saelens import from_saelens as from_saelens
     from interp.coders.saelens import to_saelens as to_saelens
+    from interp.coders.semi_nmf import SemiNMF as SemiNMF
     from interp.coders.semi_nmf import fit_semi_nmf as fit_semi_nmf
+    from interp.coders.sources import ShuffleBuffer as ShuffleBuffer
     from interp.coders.sources import cache_activations as cache_activations
     from interp.coders.sources import measure_mixing as measure_mixing
     from interp.coders.sources import open_activations as open_activations
@@ -121,13 +130,23 @@ if TYPE_CHECKING:
     from interp.patching import patch_subspace as patch_subspace
     from interp.patching import search_sets as search_sets
     from interp.patching import verify_scores as verify_scores
+    from interp.reports import coder_report as coder_report
+    from interp.reports import write_dashboard as write_dashboard
+    from interp.results import AttributeMatch as AttributeMatch
     from interp.results import Circuit as Circuit
     from interp.results import CircuitCheck as CircuitCheck
+    from interp.results import CoderEvaluation as CoderEvaluation
+    from interp.results import CoderHistory as CoderHistory
+    from interp.results import CoderPareto as CoderPareto
+    from interp.results import CoderProfile as CoderProfile
     from interp.results import EdgeScores as EdgeScores
     from interp.results import Faithfulness as Faithfulness
+    from interp.results import FeatureRecovery as FeatureRecovery
     from interp.results import Graph as Graph
+    from interp.results import LatentProfile as LatentProfile
     from interp.results import PatchScores as PatchScores
     from interp.results import Recovery as Recovery
+    from interp.results import RecoveryTable as RecoveryTable
     from interp.results import SetScores as SetScores
     from interp.results import TokenScores as TokenScores
     from interp.types import Site as Site
@@ -179,12 +198,18 @@ _EXPORTS = {
     "interp.coders.files": (
         "bundled_coders",
         "load_coder",
+        "save_coder",
     ),
     "interp.coders.ground_truth": (
+        "PlantedConfig",
+        "compare_seeds",
         "load_suite",
         "match_features",
+        "match_random",
         "measure_absorption",
         "measure_geometry",
+        "plant_features",
+        "plant_transcoder",
     ),
     "interp.coders.head_attribution": ("attribute_heads",),
     "interp.coders.probing": (
@@ -192,13 +217,18 @@ _EXPORTS = {
         "match_attributes",
         "perturb_probes",
         "probe_latents",
+        "remove_shortcuts",
     ),
     "interp.coders.saelens": (
         "from_saelens",
         "to_saelens",
     ),
-    "interp.coders.semi_nmf": ("fit_semi_nmf",),
+    "interp.coders.semi_nmf": (
+        "SemiNMF",
+        "fit_semi_nmf",
+    ),
     "interp.coders.sources": (
+        "ShuffleBuffer",
         "cache_activations",
         "measure_mixing",
         "open_activations",
@@ -268,14 +298,26 @@ _EXPORTS = {
         "search_sets",
         "verify_scores",
     ),
+    "interp.reports": (
+        "coder_report",
+        "write_dashboard",
+    ),
     "interp.results": (
+        "AttributeMatch",
         "Circuit",
         "CircuitCheck",
+        "CoderEvaluation",
+        "CoderHistory",
+        "CoderPareto",
+        "CoderProfile",
         "EdgeScores",
         "Faithfulness",
+        "FeatureRecovery",
         "Graph",
+        "LatentProfile",
         "PatchScores",
         "Recovery",
+        "RecoveryTable",
         "SetScores",
         "TokenScores",
     ),

@@ -27,7 +27,7 @@ DataOption = Annotated[
         help="generated (the bundled models' text), a file of texts or tokens, a folder of a data set, or a hub id."
     ),
 ]
-PromptsOption = Annotated[int, typer.Option(help="Prompts, of so many the first ones.", min=1)]
+PromptsOption = Annotated[int, typer.Option(help="Prompts that are read; of more the first ones.", min=1)]
 TextSeedOption = Annotated[
     int, typer.Option(help="Of generated text (training takes 1), and of what is drawn.")
 ]

@@ -37,7 +37,7 @@ def run_evaluate_coder(
     ] = None,
     any_site: Annotated[
         bool,
-        typer.Option("--any-site", help="Evaluate a coder that does not say where it was trained at --site."),
+        typer.Option("--any-site", help="Let it stand at --site though it was trained at another."),
     ] = False,
     site: Annotated[
         str | None, typer.Option(help="Where it stands, for a coder that does not know: mlp_out[2].")

@@ -163,13 +163,13 @@ def _train(
     from interp.cli.coder_outputs import write_training_report
     from interp.cli.coder_tables import print_trained
     from interp.cli.inputs import load_quietly
-    from interp.coders.planned_training import SUMMARY, run_plan
+    from interp.coders.planned_training import SUMMARY, run_training_plan
     from interp.reports import check_writable
 
     if plan.out is not None:
         check_writable(plan.out / SUMMARY)
     with _resumable(plan.out):
-        trained = run_plan(
+        trained = run_training_plan(
             plan,
             device="cpu" if where is None else where,
             restart=restart,

@@ -262,7 +262,7 @@ class Coder(nn.Module):
         for weights in self.decoder_weights():
             if weights.grad is not None:
                 along = (weights.grad * weights).sum(1, keepdim=True)
-                along /= weights.square().sum(1, keepdim=True).clamp(min=1e-24)
+                along /= weights.norm(dim=1, keepdim=True).square().clamp(min=1e-24)
                 weights.grad.addcmul_(along, weights, value=-1)
 
     @torch.no_grad()

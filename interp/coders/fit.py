@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.coders.wiring import Wiring
-from interp.results.coder_evaluation import CoderFit
+from interp.results.coder_evaluation import SiteFit
 
 
 class FitSums:
@@ -45,13 +45,13 @@ class FitSums:
         assert self._centre is not None
         return self._centre + self._sums["x"] / self.n
 
-    def finish(self, wiring: Wiring, slot: int) -> CoderFit:
+    def finish(self, wiring: Wiring, slot: int) -> SiteFit:
         """The figures over all tokens."""
         total = float(self._sums["x2"] - self._sums["x"].square().sum() / self.n)
         error2 = float(self._sums["error2"])
         spread = error2 - float(self._sums["error"].square().sum()) / self.n
         config = getattr(wiring.coder, "config", None)
-        return CoderFit(
+        return SiteFit(
             site=str(wiring.writes[slot]),
             reads=str(wiring.reads[slot]),
             architecture=getattr(config, "architecture", type(wiring.coder).__name__),

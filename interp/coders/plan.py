@@ -1,7 +1,7 @@
 """What a training of coders is asked: the coders, how they are trained, and on which activations.
 
 Plans are frozen; :mod:`interp.coders.plan_file` reads them from TOML, and ``interp train-coder`` makes them from
-options too. :func:`interp.coders.planned_training.run_plan` carries one out.
+options too. :func:`interp.coders.planned_training.run_training_plan` carries one out.
 """
 
 from __future__ import annotations

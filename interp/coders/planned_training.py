@@ -49,7 +49,7 @@ class TrainedPlan:
         return {name: self.plan.folder_of(name, self.folder) for name in self.coders}
 
 
-def run_plan(
+def run_training_plan(
     plan: TrainingPlan,
     *,
     out: str | Path | None = None,
@@ -70,7 +70,7 @@ def run_plan(
 
     Example::
 
-        trained = run_plan(read_training_plan("coder.toml"), out="sae")
+        trained = run_training_plan(read_training_plan("coder.toml"), out="sae")
         trained.coders["coder"], trained.history.plot()
     """
     folder = _claim(plan, plan.out if out is None else Path(out), restart)

@@ -11,7 +11,7 @@ from interp.plots.heatmaps import name_ticks
 from interp.plots.scales import BLUE, GREY, RED
 from interp.plots.sheet import Sheet
 from interp.results.agreement import Estimate
-from interp.results.coder_evaluation import CoderEvaluation, CoderFit, density_histogram
+from interp.results.coder_evaluation import CoderEvaluation, SiteFit, density_histogram
 
 _WIDTH, _HEIGHT = 300, 230
 
@@ -56,7 +56,7 @@ def _add_losses(
     )
 
 
-def _add_density(sheet: Sheet, fit: CoderFit) -> None:
+def _add_density(sheet: Sheet, fit: SiteFit) -> None:
     edges, counts = density_histogram(fit.density)
     title = f"{fit.site}: L0 {fit.l0:.1f}, FVU {fit.fvu:.3f}, {fit.dead_frac:.1%} dead"
     panel = sheet.add_panel(title, _WIDTH, _HEIGHT, left=62, bottom=48)

@@ -1,6 +1,7 @@
 """Records: frozen results with axes and provenance, saved without pickle."""
 
 from interp.results.ablation import AblationCheck as AblationCheck
+from interp.results.absorption import Absorption as Absorption
 from interp.results.across_tasks import CrossTaskAblation as CrossTaskAblation
 from interp.results.agreement import Estimate as Estimate
 from interp.results.agreement import MethodAgreement as MethodAgreement
@@ -15,6 +16,12 @@ from interp.results.circuit_knockouts import Completeness as Completeness
 from interp.results.circuit_knockouts import KnockOut as KnockOut
 from interp.results.circuit_knockouts import Minimality as Minimality
 from interp.results.circuit_tests import HypothesisTest as HypothesisTest
+from interp.results.coder_evaluation import CoderEvaluation as CoderEvaluation
+from interp.results.coder_evaluation import SiteFit as SiteFit
+from interp.results.coder_history import CoderHistory as CoderHistory
+from interp.results.coder_history import CoderLog as CoderLog
+from interp.results.coder_history import CoderPareto as CoderPareto
+from interp.results.coder_profile import CoderProfile as CoderProfile
 from interp.results.comparison import MethodComparison as MethodComparison
 from interp.results.comparison import MethodCost as MethodCost
 from interp.results.comparison import MethodRow as MethodRow
@@ -26,15 +33,29 @@ from interp.results.edges import EdgeScores as EdgeScores
 from interp.results.edges import RankedEdge as RankedEdge
 from interp.results.faithfulness import Faithfulness as Faithfulness
 from interp.results.faithfulness import RandomCurve as RandomCurve
+from interp.results.feature import LatentExamples as LatentExamples
+from interp.results.feature import LatentLogits as LatentLogits
+from interp.results.feature import LatentNeighbours as LatentNeighbours
+from interp.results.feature import LatentProfile as LatentProfile
+from interp.results.feature_geometry import FeatureGeometry as FeatureGeometry
+from interp.results.feature_recovery import FeatureRecovery as FeatureRecovery
+from interp.results.feature_recovery import RecoveryFigure as RecoveryFigure
+from interp.results.feature_recovery import RecoveryTable as RecoveryTable
 from interp.results.graph import Graph as Graph
 from interp.results.graph import MlpUnits as MlpUnits
+from interp.results.head_attribution import HeadAttribution as HeadAttribution
 from interp.results.head_ranking import RankingQuality as RankingQuality
 from interp.results.history import TrainingHistory as TrainingHistory
 from interp.results.lens import LensTargets as LensTargets
 from interp.results.lens import LogitAttribution as LogitAttribution
 from interp.results.lens import LogitLens as LogitLens
 from interp.results.masking import MaskingCheck as MaskingCheck
+from interp.results.mixing import Mixing as Mixing
 from interp.results.overlap import CircuitOverlap as CircuitOverlap
+from interp.results.perturbation import ProbePerturbation as ProbePerturbation
+from interp.results.perturbation import ShortcutRemoval as ShortcutRemoval
+from interp.results.probing import AttributeMatch as AttributeMatch
+from interp.results.probing import SparseProbing as SparseProbing
 from interp.results.provenance import Provenance as Provenance
 from interp.results.record import Record as Record
 from interp.results.recovery import Recovery as Recovery

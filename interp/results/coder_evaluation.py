@@ -26,7 +26,7 @@ RUNS = ("ce_clean", "ce_substituted", "ce_ablated", "kl_substituted", "kl_ablate
 
 
 @dataclass(frozen=True, eq=False)
-class CoderFit:
+class SiteFit:
     """How well one site is rebuilt from a coder's latents, over the tokens of the unchanged model."""
 
     site: str
@@ -68,7 +68,7 @@ class CoderEvaluation(Record):
 
     AXES: ClassVar[Mapping[str, tuple[str, ...]]] = dict.fromkeys(("n_predicted", *RUNS), ("prompt",))
 
-    fits: tuple[CoderFit, ...]
+    fits: tuple[SiteFit, ...]
     """One a site."""
     n_predicted: Int[Tensor, " prompt"]
     """Tokens of each prompt whose prediction counts."""
@@ -94,7 +94,7 @@ class CoderEvaluation(Record):
                 f"{len(self.n_predicted)} prompts."
             )
 
-    def __getitem__(self, site: str) -> CoderFit:
+    def __getitem__(self, site: str) -> SiteFit:
         for fit in self.fits:
             if fit.site == site:
                 return fit
@@ -155,7 +155,7 @@ class CoderEvaluation(Record):
         return draw("plot_coder_evaluation", self)
 
 
-def _place(fit: CoderFit) -> str:
+def _place(fit: SiteFit) -> str:
     return fit.site if fit.site == fit.reads else f"{fit.reads} -> {fit.site}"
 
 

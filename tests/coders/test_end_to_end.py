@@ -14,9 +14,9 @@ from random_coders import random_coder
 from torch import Tensor
 
 import interp
-from interp.coders import end_to_end
 from interp.coders.data_files import generate_tokens
-from interp.coders.end_to_end import _Tuning, finetune_coder
+from interp.coders.end_to_end import finetune_coder
+from interp.coders.end_to_end_training import EndToEndTraining
 from interp.coders.evaluate import evaluate_coder
 from interp.coders.sources import stream_activations
 from interp.coders.train import train_coder
@@ -66,9 +66,9 @@ def started(model: Any, coder: Any, tokens: Tensor, mask: Tensor | None = None, 
     """A fine-tuning before its first step, and what the clean model does."""
     (wiring,) = wire(model, coder)
     given = {"loss": "kl", "mse_weight": "balanced", "sparsity": 0.0, "rate": 1e-3, "planned": None}
-    run = _Tuning(model, wiring, **(given | {"skip_first": True} | options))
-    clean = run._run_clean(tokens, mask)
-    run.placed = end_to_end.put_in_place(run.coder, run._scales(clean))
+    run = EndToEndTraining(model, wiring, **(given | {"skip_first": True} | options))
+    clean = run.run_clean(tokens, mask)
+    run.start(clean)
     return run, clean
 
 
@@ -171,7 +171,7 @@ def test_padded_prompts_weigh_by_their_tokens(tokens: Tensor) -> None:
     assert int(clean.counted.sum()) == sum(lengths) - 3
     summed = [torch.zeros_like(part) for part in together]
     for row, length in enumerate(lengths):
-        alone = run._run_clean(tokens[row : row + 1, :length], None)
+        alone = run.run_clean(tokens[row : row + 1, :length], None)
         total = run.losses(alone)[0] * (length - 2)
         grads = torch.autograd.grad(total, list(run.coder.parameters()))
         summed = [a + b for a, b in zip(summed, grads, strict=True)]

@@ -16,7 +16,7 @@ from interp.coders.data_files import open_data
 from interp.coders.files import load_coder
 from interp.coders.plan import ActivationPlan, CoderPlan, TrainingPlan
 from interp.coders.plan_file import plan_from_values, read_training_plan
-from interp.coders.planned_training import open_plan_source, run_plan
+from interp.coders.planned_training import open_plan_source, run_training_plan
 from interp.coders.sources import stream_activations
 from interp.coders.train import TrainingConfig, train_coder
 from interp.errors import CoderError, DataFileError, InterpError, SiteError
@@ -158,7 +158,7 @@ def model() -> Any:
 
 
 def run(plan: TrainingPlan, model: Any, **options: Any) -> Any:
-    return run_plan(plan, load=lambda _: model, progress=False, **options)
+    return run_training_plan(plan, load=lambda _: model, progress=False, **options)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

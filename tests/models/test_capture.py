@@ -42,7 +42,7 @@ def test_values_do_not_depend_on_what_else_is_captured(kind: Specimen, tokens: T
 @pytest.mark.parametrize("component", ["embed", "resid_pre", "z", "result", "resid_mid", "mlp_in", "mlp_out"])
 def test_without_logits_nothing_above_the_last_site_runs(kind: Specimen, tokens: Tensor, component: str):
     if component not in kind.model.components:
-        pytest.skip(f"no {component}")
+        return
     site, last = one_layer(component, 0), kind.model.traits.n_layers - 1
     full = interp.capture(kind.model, tokens, site)
     ran: list[str] = []

@@ -8,7 +8,10 @@ from typing import Any
 import pytest
 import torch
 from fake_circuits import circuit_gallery
+from fake_coders import coder_gallery
 from fake_discrete import discrete_gallery
+from fake_ground_truth import ground_truth_gallery
+from fake_latents import latent_gallery
 from fake_recovery import recovery_gallery
 from fake_reuse import reuse_gallery
 from toy_checks import check_gallery
@@ -489,7 +492,10 @@ def gallery(
         "history plain": make_history(held_out=False),
         **check_gallery(),
         **circuit_gallery(),
+        **coder_gallery(),
         **discrete_gallery(),
+        **latent_gallery(),
+        **ground_truth_gallery(),
         **recovery_gallery(),
         **reuse_gallery(),
     }

@@ -33,6 +33,15 @@ KINDS = [
     "discrete", "discrete one layer", "discrete many", "discrete silent",
     "recovery", "recovery perfect", "recovery equal", "recovery columns", "recovery grouped", "recovery large",
     "recovery of all nodes", "recovery of no node",
+    "feature recovery", "feature recovery many", "feature recovery few latents", "feature recovery of one",
+    "recovery table", "recovery table one seed", "absorption", "absorption one", "absorption many",
+    "geometry", "geometry without activations", "geometry nan", "probing", "probing many", "probing one",
+    "attribute match", "attribute match many", "probe perturbation", "probe perturbation many",
+    "shortcuts", "shortcuts many",
+    "coder evaluation", "coder evaluation transcoders", "head attribution", "head attribution many",
+    "latent", "latent dead", "latent of heads", "latent without logits", "coder", "coder large", "coder dead",
+    "coder across sites", "training", "training many", "training one row", "training nothing", "training unmeasured",
+    "pareto", "pareto one", "pareto equal",
 ]  # fmt: skip
 # what no reader sees as text: data, templates (looked at on their own)
 HIDDEN = ("bdata", "dtype", "template", "hovertemplate", "texttemplate")

@@ -61,7 +61,8 @@ class TrainingConfig:
     sparsity_warmup: float = 0.2
     """Share of training in which the sparsity penalty rises from 0."""
     target_l0: float | None = None
-    """Latents that shall fire in a row, for kinds with a penalty: its coefficient is adjusted to that."""
+    """Latents that shall fire in a row, for kinds with a penalty: once its warm-up is over, its coefficient moves at most
+    2 % a step towards that. It takes some hundreds of steps to settle."""
     revival: Revival = "auxk"
     dead_after: int = 1_000_000
     """A latent is dead when it has not fired for so many rows."""
@@ -69,7 +70,7 @@ class TrainingConfig:
     """AuxK: dead latents that rebuild a row's error; by default half the input's width."""
     aux_coefficient: float = 1 / 32
     resample_every: float = 0.2
-    """Resampling: share of training between two rounds; none in the last fifth."""
+    """Resampling: share of training between two rounds; none in the last fifth, where its length is known."""
     buffer_rows: int = 65_536
     """Rows that are held to be shuffled, over all processes."""
     epochs: int | None = None

@@ -18,7 +18,7 @@ from interp.coders.train.optimizers import ScheduleFreeAdam, make_optimizer
 from interp.coders.train.resample import forget_dead, resample_dead
 from interp.coders.train.schedules import Schedule, steer_sparsity
 from interp.coders.train.start import Scales, describe_rows, find_scales, start_bias
-from interp.coders.train.window import Window
+from interp.coders.train.window import Window, measure_step
 from interp.errors import CoderError
 
 
@@ -149,7 +149,7 @@ class CoderLearner:
         counts = self.processes.add_up(torch.stack([fired.active_counts() for fired in loss.fired]))
         self.since_fired = torch.where(counts > 0, 0, self.since_fired + rows)
         l0 = counts.sum() / rows
-        self.window.add(loss, batch.target.flatten(1), l0)
+        self.window.add(measure_step(loss, batch.target.flatten(1), l0, self.processes))
         target = self.training.target_l0
         if target is not None and self.coefficient and self.schedule.sparsity_share(self.n_steps) == 1:
             self.coefficient = steer_sparsity(self.coefficient, float(l0), target)

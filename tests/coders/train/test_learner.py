@@ -123,19 +123,21 @@ def test_decoder_rows_keep_length_one(kind: str, optimizer: str) -> None:
             )
 
 
+@torch.no_grad()
+def _share_unexplained(learner: CoderLearner, x: Tensor) -> float:
+    return float((x - learner.finished()(x)).square().sum() / (x - x.mean(0)).square().sum())
+
+
 def test_schedule_free_learns() -> None:
     learner = learner_of(CoderConfig("topk", d_sae=24, k=3), None, optimizer="schedule-free", warmup=0.001)
     learner.start(draw_rows(n=400))
     x = draw_rows(n=300, seed=77).x
 
-    def fvu() -> float:
-        return float((x - learner.finished()(x)).square().sum() / (x - x.mean(0)).square().sum())
-
-    before = fvu()
+    before = _share_unexplained(learner, x)
     for step in range(300):
         learner.step(draw_rows(n=64, seed=step))
     # gaussian rows in 8 dimensions from 3 of 24 latents
-    assert fvu() < 0.75 * before
+    assert _share_unexplained(learner, x) < 0.75 * before
 
 
 def test_the_geometric_median_is_the_minimum() -> None:

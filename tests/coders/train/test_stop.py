@@ -10,10 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from coder_toys import KINDS, SHORT, Untold, differences, draw_rows
+from coder_toys import KINDS, SHORT, StopAt, StopError, Untold, differences, draw_rows
 
 import interp
 from interp.coders import CoderConfig, TrainingInterrupted, train_coder
+from interp.coders.train.tensorboard import TensorBoardLog
+from interp.errors import CoderError
 from interp.plots.live import LiveCurves
 from interp.results.coder_history import CoderHistory
 
@@ -202,3 +204,51 @@ def test_callbacks_get_curves_that_plot() -> None:
         coder.history.curves
     )
     assert len(coder.history.plot().data) > 3
+
+
+def test_tensorboard_gets_every_point(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: list[tuple[str, int]] = []
+    closed: list[bool] = []
+
+    class Writer:
+        def __init__(self, log_dir: str, purge_step: int) -> None: ...
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            rows.append((name, step))
+
+        def flush(self) -> None: ...
+        def close(self) -> None:
+            closed.append(True)
+
+    monkeypatch.setattr("interp.coders.train.tensorboard._writer_class", lambda: Writer)
+    train_coder(
+        TOPK, draw_rows(), callbacks=[TensorBoardLog(tmp_path)], progress=False, **{**SHORT, "log_every": 5}
+    )
+    assert [step for name, step in rows if name == "loss/reconstruction"] == [160, 320, 350]
+    assert closed == [True]
+
+
+def test_an_error_of_a_callback_costs_no_step(tmp_path: Path) -> None:
+    with pytest.raises(StopError):
+        train_coder(TOPK, draw_rows(), checkpoint=tmp_path, callbacks=[StopAt(5)], progress=False, **LONG)
+    assert [path.name for path in tmp_path.glob("step-*")] == ["step-00000005"]
+
+
+def test_a_diverged_training_leaves_its_last_checkpoint(tmp_path: Path) -> None:
+    rows = draw_rows(n=640)
+    x = rows.x.clone()
+    # beyond the rows that are looked at first
+    x[500] = float("nan")
+    options = {**SHORT, "buffer_rows": 32, "checkpoint_every": 4}
+    with pytest.raises(CoderError, match=r"step 15 got activations that are not finite: in x, 1 of 32 rows"):
+        train_coder(TOPK, x, checkpoint=tmp_path, progress=False, **options)
+    assert [path.name for path in tmp_path.glob("step-*")] == ["step-00000012"]
+    coder = interp.load_coder(tmp_path / "step-00000012" / "coders" / "coder")
+    assert all(bool(value.isfinite().all()) for value in coder.state_dict().values())
+
+
+def test_half_precision_rows_train_in_single(tmp_path: Path) -> None:
+    x = draw_rows().x.bfloat16()
+    coder = train_coder(TOPK, x, progress=False, **SHORT)
+    same = train_coder(TOPK, x.float(), progress=False, **SHORT)
+    assert coder.W_enc.dtype == torch.float32
+    assert differences({"a": coder}, {"a": same}) == []
