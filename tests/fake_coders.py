@@ -9,7 +9,7 @@ from torch import Tensor
 
 from interp.results import CoderEvaluation, Estimate, HeadAttribution, Provenance, SiteFit
 
-PROVENANCE = Provenance("mix<4>l & co", n_prompts=12, ablation="mean")
+PROVENANCE = Provenance("mix<4>l & co", task="ioi", n_prompts=32, ablation="mean")
 
 
 def fake_fit(site: str, reads: str | None = None, d_sae: int = 200, seed: int = 0) -> SiteFit:

@@ -14,6 +14,8 @@ from interp.bench.attribution import run_attribution as run_attribution
 from interp.bench.cases import parse_shape as parse_shape
 from interp.bench.coder_memory import CoderMemoryPlan as CoderMemoryPlan
 from interp.bench.coder_memory import run_coder_memory as run_coder_memory
+from interp.bench.coder_models import CoderModelsPlan as CoderModelsPlan
+from interp.bench.coder_models import run_coder_models as run_coder_models
 from interp.bench.coder_step import CoderStepPlan as CoderStepPlan
 from interp.bench.coder_step import run_coder_step as run_coder_step
 from interp.bench.coders import CodersPlan as CodersPlan

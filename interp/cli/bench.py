@@ -271,6 +271,39 @@ def run_coders(
     _print_report(bench.run_coders(plan, where, _say, keep), csv)
 
 
+@bench_app.command("coder-models")
+def run_coder_models(
+    quick: QuickOption = False,
+    csv: CsvOption = None,
+    part: Annotated[
+        list[str] | None, typer.Option(help="choice, 'one MLP' or 'all MLPs'; may be repeated.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="How many.", min=2)] = None,
+    tokens: Annotated[int | None, typer.Option(help="Rows that each coder is trained on.", min=1)] = None,
+    seed: SeedOption = 0,
+    threads: ThreadsOption = None,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Coders in mix-4l: cross-entropy recovered by gradient coders, (skip) transcoders, cross-layer transcoders.
+
+    interp bench coder-models --quick --csv coder-models.csv
+    """
+    _share_cores(quick)
+    from interp import bench
+    from interp.bench.coder_models_report import CoderModelRow
+
+    plan = bench.CoderModelsPlan.quick(seed) if quick else bench.CoderModelsPlan(seed=seed)
+    asked: dict[str, Any] = {
+        "parts": tuple(part or ()) or None,
+        "seeds": seeds,
+        "tokens": tokens,
+        "threads": threads,
+    }
+    plan = replace(plan, **{name: value for name, value in asked.items() if value is not None})
+    where, keep = _prepare(device, csv, CoderModelRow)
+    _print_report(bench.run_coder_models(plan, where, _say, keep), csv)
+
+
 def _share_cores(quick: bool) -> None:
     """Let threads sleep while they wait, which OpenMP reads when torch is loaded.
 

@@ -112,13 +112,15 @@ class CrossLayerTranscoder(Coder):
         self, latents: Float[Tensor, "*rest layer d_sae"] | SparseLatents, x: Tensor | None = None
     ) -> Float[Tensor, "*rest layer d_out"]:
         """Predictions of all layers from ``encode``'s or ``latents``' result."""
+        dense = latents
         if isinstance(latents, SparseLatents):
-            latents = latents.to_dense().unflatten(1, (self.n_layers, self.d_sae))
-        if tuple(latents.shape[-2:]) != (self.n_layers, self.d_sae):
+            dense = latents.to_dense().unflatten(1, (self.n_layers, self.d_sae))
+        assert isinstance(dense, Tensor)
+        if tuple(dense.shape[-2:]) != (self.n_layers, self.d_sae):
             raise CoderError(
-                f"latents must be [..., layer={self.n_layers}, d_sae={self.d_sae}]; got {list(latents.shape)}."
+                f"latents must be [..., layer={self.n_layers}, d_sae={self.d_sae}]; got {list(dense.shape)}."
             )
-        by_layer = dict(enumerate(latents.unbind(-2)))
+        by_layer = dict(enumerate(dense.unbind(-2)))
         return torch.stack([self.decode_layer(by_layer, layer) for layer in range(self.n_layers)], dim=-2)
 
     def _check_layer(self, layer: int) -> None:

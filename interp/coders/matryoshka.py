@@ -26,7 +26,8 @@ class MatryoshkaCoder(Coder):
         self, target: Tensor, out: Tensor, fired: Sequence[Fired], x: Tensor
     ) -> Float[Tensor, ""]:
         (part,) = fired
-        begin, rebuilt, losses = 0, self.b_dec, []
+        begin, losses = 0, []
+        rebuilt: Tensor = self.b_dec
         for end in self.config.nested_widths:
             inside = (part.latents.latents >= begin) & (part.latents.latents < end)
             rebuilt = rebuilt + sparse_decode(part.latents.select(inside), self.W_dec)

@@ -73,7 +73,8 @@ def read_coder_card(folder: str | Path) -> CoderCard:
 def _render(card: CoderCard) -> str:
     where = card.reads if card.reads == card.predicts else f"{card.reads} -> {card.predicts}"
     fires = "" if card.k is None else f", {card.k} fire on a token"
-    others = f", side by side with {card.together - 1} others," if card.together > 1 else ""
+    beside = "1 other" if card.together == 2 else f"{card.together - 1} others"
+    others = f", side by side with {beside}," if card.together > 1 else ""
     parts = [
         f"# {card.name}",
         card.description,

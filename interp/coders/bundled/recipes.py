@@ -87,8 +87,8 @@ CODER_RECIPES: Mapping[str, CoderRecipe] = _make(
             CoderRecipe(
                 "mix-4l",
                 f"mlp_out[{layer}]",
-                CoderConfig("topk", d_sae=512, k=16),
-                f"Autoencoder of what MLP {layer} writes; with its mean instead, the model loses {_COST[layer]} nats.",
+                CoderConfig("topk", d_sae=256, k=16 if layer == 0 else 8),
+                f"Autoencoder of what MLP {layer} writes. With its mean there, the model loses {_COST[layer]} nats.",
             )
             for layer in range(4)
         ),
@@ -96,7 +96,7 @@ CODER_RECIPES: Mapping[str, CoderRecipe] = _make(
             CoderRecipe(
                 "mix-4l",
                 f"mlp_in[{layer}]",
-                CoderConfig("skip-transcoder", d_sae=512, k=16),
+                CoderConfig("skip-transcoder", d_sae=256, k=8),
                 f"Skip transcoder of MLP {layer}: predicts its output from what enters it, with a linear shortcut.",
                 predicts=f"mlp_out[{layer}]",
             )
@@ -105,13 +105,13 @@ CODER_RECIPES: Mapping[str, CoderRecipe] = _make(
         CoderRecipe(
             "mix-4l",
             "resid_post[2]",
-            CoderConfig("topk", d_sae=512, k=16),
-            "Autoencoder of the whole residual stream before the last layer.",
+            CoderConfig("topk", d_sae=256, k=16),
+            "Autoencoder of the residual stream before the last layer.",
         ),
         CoderRecipe(
             "induction-2l",
             "z[1]",
-            CoderConfig("topk", d_sae=512, k=8),
+            CoderConfig("topk", d_sae=256, k=16),
             "Autoencoder of the heads of layer 1, side by side; its latents can be attributed to heads.",
         ),
     ]

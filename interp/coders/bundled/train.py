@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -81,6 +82,7 @@ def _one_thread() -> Iterator[None]:
 def _train(model: Model, recipes: Sequence[CoderRecipe], tokens: int | None, progress: bool) -> list[Coder]:
     """Coders of one model on the same text, in the order of their recipes."""
     first = recipes[0]
+    training = first.training(tokens)
     if any(recipe.training() != first.training() for recipe in recipes):
         raise CoderError("recipes of one model share their training; give those that differ one by one.")
     text = generate_tokens(first.n_rows(tokens), seed=first.text_seed)
@@ -92,7 +94,7 @@ def _train(model: Model, recipes: Sequence[CoderRecipe], tokens: int | None, pro
         batch_size=_PROMPTS,
     )
     configs = {recipe.short_name: recipe.config for recipe in recipes}
-    found = train_coders(configs, source, first.training(tokens), progress=progress)
+    found = train_coders(configs, source, training, progress=progress)
     return [found[recipe.short_name] for recipe in recipes]
 
 
@@ -152,7 +154,7 @@ def main() -> None:
         shown = ", ".join(
             f"{figure} {found[figure]}" for figure in ("l0", "fvu", "dead_frac", "ce_recovered")
         )
-        print(f"{name}: {shown}")
+        sys.stdout.write(f"{name}: {shown}\n")
 
 
 if __name__ == "__main__":

@@ -61,8 +61,8 @@ class TrainingConfig:
     sparsity_warmup: float = 0.2
     """Share of training in which the sparsity penalty rises from 0."""
     target_l0: float | None = None
-    """Latents that shall fire in a row, for kinds with a penalty: once its warm-up is over, its coefficient moves at most
-    2 % a step towards that. It takes some hundreds of steps to settle."""
+    """Latents that shall fire in a row, for kinds with a penalty: once its warm-up is over, its coefficient moves at
+    most 2 % a step towards that. It takes some hundreds of steps to settle."""
     revival: Revival = "auxk"
     dead_after: int = 1_000_000
     """A latent is dead when it has not fired for so many rows."""

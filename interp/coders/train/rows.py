@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from torch import Tensor
@@ -51,8 +52,11 @@ class TrainingRows:
     def look(self) -> Batches:
         """The first ``start_rows`` rows in one batch; they come again from :meth:`next`.
 
+        A source that was read before begins anew; an iterator, which cannot, goes on where it stands.
         Warns of data that are less than one batch. Raises :class:`CoderError` for a source without rows.
         """
+        with suppress(CoderError):
+            self.buffer.source.restart()
         n = 0
         while n < self.training.start_rows and (batch := self.buffer.next_batch()) is not None:
             self._waiting.append(batch)

@@ -223,7 +223,7 @@ def test_dead_latents_begin_again_at_badly_rebuilt_inputs(kind: str, optimizer: 
         torch.testing.assert_close(row / row.norm(), unit[found], rtol=1e-4, atol=1e-5)
         written = error[found] if kind == "transcoder" else unit[found]
         torch.testing.assert_close(coder.W_dec.detach()[latent], written, rtol=1e-4, atol=1e-5)
-        assert float(coder.b_enc[latent]) == 0
+        assert float(coder.b_enc.detach()[latent]) == 0
         assert int(learner.since_fired[0, latent]) == 0
         for name, value in learner.optimizer.state[coder.W_enc].items():
             if value.shape == coder.W_enc.shape:

@@ -21,7 +21,7 @@ from coder_toys import (
 )
 
 import interp
-from interp.coders import CoderConfig, train_coder, train_coders
+from interp.coders import Coder, CoderConfig, train_coder, train_coders
 from interp.coders.sources import stream_activations
 from interp.errors import CoderError
 
@@ -30,7 +30,7 @@ TOPK = KINDS["topk"]
 
 def _check(
     configs: dict[str, CoderConfig], make_rows: Any, folder: Path, points: int, **options: Any
-) -> None:
+) -> dict[str, Coder]:
     whole = train_coders(configs, make_rows(), progress=False, **options)
     pieces, stops = train_in_pieces(configs, make_rows, folder, points, **options)
     assert stops >= 2
@@ -38,6 +38,7 @@ def _check(
     # a finished training is read back
     again = train_coders(configs, make_rows(), checkpoint=folder, progress=False, **options)
     assert differences(whole, again) == []
+    return whole
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "schedule-free"])
@@ -50,10 +51,22 @@ def test_every_architecture_resumes_to_the_bit(kind: str, optimizer: str, tmp_pa
 @pytest.mark.parametrize("optimizer", ["adam", "schedule-free"])
 @pytest.mark.parametrize("revival", ["auxk", "ghost", "resample", "none"])
 def test_every_revival_resumes_to_the_bit(revival: str, optimizer: str, tmp_path: Path) -> None:
-    options = {**SHORT, "tokens": 1200, "revival": revival, "optimizer": optimizer, "dead_after": 64}
-    options |= {"resample_every": 0.15, "log_every": 1}
+    # batches so small that many latents do not fire for two of them
+    options = {
+        **SHORT,
+        "tokens": 304,
+        "batch_size": 8,
+        "start_rows": 20,
+        "revival": revival,
+        "optimizer": optimizer,
+    }
+    options |= {"dead_after": 16, "resample_every": 0.15, "log_every": 1}
     configs = {kind: KINDS[kind] for kind in ("topk", "gated", "jumprelu")}
-    _check(configs, draw_rows, tmp_path, 11, **options)
+    coders = _check(configs, draw_rows, tmp_path, 11, **options)
+    history = coders["topk"].history
+    assert history is not None
+    assert float(history.curve("dead_frac").mean()) > 0.05
+    assert f"loss:{revival}" in history.curves or revival in ("resample", "none")
 
 
 def test_stops_at_every_single_step(tmp_path: Path) -> None:
