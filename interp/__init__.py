@@ -62,6 +62,10 @@ if TYPE_CHECKING:
     from interp.coders.ground_truth import plant_features as plant_features
     from interp.coders.ground_truth import plant_transcoder as plant_transcoder
     from interp.coders.head_attribution import attribute_heads as attribute_heads
+    from interp.coders.induction_latents import score_induction_latents as score_induction_latents
+    from interp.coders.plan import TrainingPlan as TrainingPlan
+    from interp.coders.plan_file import read_training_plan as read_training_plan
+    from interp.coders.planned_training import run_training_plan as run_training_plan
     from interp.coders.probing import attribute_data as attribute_data
     from interp.coders.probing import match_attributes as match_attributes
     from interp.coders.probing import perturb_probes as perturb_probes
@@ -212,6 +216,10 @@ _EXPORTS = {
         "plant_transcoder",
     ),
     "interp.coders.head_attribution": ("attribute_heads",),
+    "interp.coders.induction_latents": ("score_induction_latents",),
+    "interp.coders.plan": ("TrainingPlan",),
+    "interp.coders.plan_file": ("read_training_plan",),
+    "interp.coders.planned_training": ("run_training_plan",),
     "interp.coders.probing": (
         "attribute_data",
         "match_attributes",

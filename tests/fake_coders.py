@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.results import CoderEvaluation, Estimate, HeadAttribution, Provenance, SiteFit
+from interp.results import CoderEvaluation, Estimate, HeadAttribution, InductionLatents, Provenance, SiteFit
 
 PROVENANCE = Provenance("mix<4>l & co", task="ioi", n_prompts=32, ablation="mean")
 
@@ -62,6 +62,23 @@ def fake_heads(n_heads: int = 4, d_sae: int = 60, seed: int = 0) -> HeadAttribut
     )
 
 
+def fake_induction(d_sae: int = 80, seed: int = 0) -> InductionLatents:
+    """A tenth of the latents fire where something repeats, the others anywhere."""
+    draw = torch.Generator().manual_seed(seed)
+    rate = torch.rand(d_sae, generator=draw) ** 3
+    repeats = torch.arange(d_sae) % 10 == 0
+    other = torch.where(repeats, 0.02, rate)
+    return InductionLatents(
+        site="z[1]",
+        repeated_rate=rate,
+        control_rate=other,
+        repeated_mean=2 * rate,
+        control_mean=2 * other,
+        n_tokens=768,
+        provenance=PROVENANCE,
+    )
+
+
 def coder_gallery() -> dict[str, Any]:
     """A record of each kind of figure."""
     return {
@@ -70,5 +87,6 @@ def coder_gallery() -> dict[str, Any]:
             *(fake_fit(f"mlp_out[{i}]", f"mlp_in[{i}]", seed=i) for i in range(4))
         ),
         "head attribution": fake_heads(),
+        "induction latents": fake_induction(),
         "head attribution many": fake_heads(16, 2000),
     }

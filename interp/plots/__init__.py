@@ -30,6 +30,7 @@ from interp.plots.feature_recovery import plot_recovery_table as plot_recovery_t
 from interp.plots.geometry import plot_geometry as plot_geometry
 from interp.plots.head_attribution import plot_head_attribution as plot_head_attribution
 from interp.plots.head_scores import plot_head_scores as plot_head_scores
+from interp.plots.induction_latents import plot_induction_latents as plot_induction_latents
 from interp.plots.latent import plot_latent as plot_latent
 from interp.plots.latent_text import latent_html as latent_html
 from interp.plots.live import LiveCurves as LiveCurves

@@ -46,6 +46,7 @@ from interp.results.graph import MlpUnits as MlpUnits
 from interp.results.head_attribution import HeadAttribution as HeadAttribution
 from interp.results.head_ranking import RankingQuality as RankingQuality
 from interp.results.history import TrainingHistory as TrainingHistory
+from interp.results.induction_latents import InductionLatents as InductionLatents
 from interp.results.lens import LensTargets as LensTargets
 from interp.results.lens import LogitAttribution as LogitAttribution
 from interp.results.lens import LogitLens as LogitLens

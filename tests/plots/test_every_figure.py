@@ -38,7 +38,7 @@ KINDS = [
     "geometry", "geometry without activations", "geometry nan", "probing", "probing many", "probing one",
     "attribute match", "attribute match many", "probe perturbation", "probe perturbation many",
     "shortcuts", "shortcuts many",
-    "coder evaluation", "coder evaluation transcoders", "head attribution", "head attribution many",
+    "coder evaluation", "coder evaluation transcoders", "head attribution", "head attribution many", "induction latents",
     "latent", "latent dead", "latent of heads", "latent without logits", "coder", "coder large", "coder dead",
     "coder across sites", "training", "training many", "training one row", "training nothing", "training unmeasured",
     "pareto", "pareto one", "pareto equal",

@@ -87,7 +87,7 @@ CODER_RECIPES: Mapping[str, CoderRecipe] = _make(
             CoderRecipe(
                 "mix-4l",
                 f"mlp_out[{layer}]",
-                CoderConfig("topk", d_sae=256, k=16 if layer == 0 else 8),
+                CoderConfig("topk", d_sae=256, k=16 if layer == 0 else 4),
                 f"Autoencoder of what MLP {layer} writes. With its mean there, the model loses {_COST[layer]} nats.",
             )
             for layer in range(4)
@@ -105,13 +105,13 @@ CODER_RECIPES: Mapping[str, CoderRecipe] = _make(
         CoderRecipe(
             "mix-4l",
             "resid_post[2]",
-            CoderConfig("topk", d_sae=256, k=16),
+            CoderConfig("topk", d_sae=256, k=8),
             "Autoencoder of the residual stream before the last layer.",
         ),
         CoderRecipe(
             "induction-2l",
             "z[1]",
-            CoderConfig("topk", d_sae=256, k=16),
+            CoderConfig("topk", d_sae=256, k=8),
             "Autoencoder of the heads of layer 1, side by side; its latents can be attributed to heads.",
         ),
     ]

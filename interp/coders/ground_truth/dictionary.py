@@ -75,8 +75,10 @@ class LinearDictionary:
         values, chosen = latents.topk(self.k, dim=-1)
         return torch.zeros_like(latents).scatter(-1, chosen, values)
 
-    def decode(self, latents: Float[Tensor, "*rest d_sae"]) -> Float[Tensor, "*rest d_out"]:
-        """Sum of the directions, each as large as its latent."""
+    def decode(
+        self, latents: Float[Tensor, "*rest d_sae"], x: Tensor | None = None
+    ) -> Float[Tensor, "*rest d_out"]:
+        """Sum of the directions, each as large as its latent; the input ``x`` plays no part."""
         out = latents @ self.W_dec
         return out if self.b_dec is None else out + self.b_dec
 
@@ -94,6 +96,7 @@ def random_dictionary(
     by least squares, so that its error is no worse than it must be. With a ``target`` decoder rows are random
     directions of their own.
     """
+    x = x.detach()
     d_in = x.shape[1]
     rows = _unit_rows(d_sae, d_in, generator).to(x)
     out = x if target is None else target

@@ -37,8 +37,8 @@ def train_coder(
     [row, d], or chunks of rows. How is said by ``training``, or by its fields as ``options``. With
     ``checkpoint``, a folder, a training that was stopped in any way goes on where its last checkpoint was, to the
     same weights to the bit; Ctrl-C and SIGTERM write one. ``callbacks`` get the curves at every new point
-    (:class:`interp.plots.LiveCurves`, :class:`interp.coders.TensorBoardLog`); their errors end training, which can
-    be taken up again.
+    (:class:`interp.plots.live.LiveCurves`, :class:`interp.coders.train.TensorBoardLog`); their errors end
+    training, which can be taken up again.
 
     Under ``torchrun`` all processes train one coder together, each on its share of every batch. Gradients are
     means over all rows, and dead latents those that fired in no process; batch-top-k chooses in each
