@@ -17,7 +17,10 @@ _SIDE = 460
 def plot_induction_latents(found: InductionLatents) -> go.Figure:
     """Draw how often each latent fires on repeated tokens (y) against the same tokens where nothing repeats (x)."""
     sheet = Sheet()
+    scale = sequential_scale([np.ones(1)], "share of activation on repeated tokens", high=1.0)
+    axis = sheet.add_color_axis(scale)
     panel = sheet.add_panel("", _SIDE, _SIDE, left=70)
+    panel.color_axis = axis
     shared = dict(xaxis=panel.xaxis, yaxis=panel.yaxis)
     x, y, share = (
         to_array(values) for values in (found.control_rate, found.repeated_rate, found.selectivity)
@@ -34,9 +37,6 @@ def plot_induction_latents(found: InductionLatents) -> go.Figure:
             **shared,
         )
     )
-    axis = sheet.add_color_axis(
-        sequential_scale([np.ones(1)], "share of activation<br>on repeated tokens", high=1.0)
-    )
     sheet.figure.add_trace(
         go.Scatter(
             x=x,
@@ -45,9 +45,9 @@ def plot_induction_latents(found: InductionLatents) -> go.Figure:
             marker=dict(color=share, coloraxis=axis, size=8, opacity=0.85, line=dict(color=GREY, width=0.5)),
             showlegend=False,
             hovertext=[f"latent {i}" for i in range(len(share))],
-            customdata=share,
+            customdata=share[:, None],
             hovertemplate="<b>%{hovertext}</b><br>repeated %{y:.3f}, other %{x:.3f}"
-            "<br>share on repeated %{customdata:.3f}<extra></extra>",
+            "<br>share on repeated %{customdata[0]:.3f}<extra></extra>",
             **shared,
         )
     )

@@ -73,8 +73,8 @@ def test_a_trained_coder_has_such_latents_and_they_copy() -> None:
         fires = latents[:, latent] > 0
         order = written[latent].argsort(descending=True).argsort()
         ranks.append(float(order[following[fires]].float().median()))
-    # of the whole vocabulary, at the first places
-    assert sorted(ranks)[4] < 0.02 * model.traits.d_vocab, ranks
+    # chance would be half of the vocabulary
+    assert sorted(ranks)[4] < 0.1 * model.traits.d_vocab, ranks
 
 
 def test_what_cannot_be_asked() -> None:

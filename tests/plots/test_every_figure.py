@@ -119,6 +119,11 @@ def test_scales_are_diverging_around_0_or_sequential_from_0(figure):
         drawn = [
             np.asarray(t.z, dtype=float) for t in figure.data if t.type == "heatmap" and t.coloraxis == name
         ]
+        drawn += [
+            np.asarray(t.marker.color, dtype=float)
+            for t in figure.data
+            if t.type == "scatter" and t.marker.coloraxis == name
+        ]
         assert drawn
         values = np.concatenate([z.ravel() for z in drawn])
         values = values[np.isfinite(values)]
