@@ -74,7 +74,7 @@ def capture(
     with grad_mode, tracked_forwards(model) as tracker, installed_edits(model, edits):
         last = None if unembed or keep_graph else torch.tensor([tokens.shape[1] - 1])
         logits: Any = None
-        with suppress(_AllThere):
+        with suppress(_AllThereError):
             logits = model(tokens, attention_mask, last)
         columns = tracker.columns
     missing = [key for key in taps if key not in store]
@@ -102,14 +102,14 @@ _LAST = 99
 """A stage after all others at a hook point."""
 
 
-class _AllThere(Exception):
+class _AllThereError(Exception):
     """Ends a forward that has passed the last site."""
 
 
 def _stop_when(store: Mapping[tuple[str, int], Tensor], wanted: set[tuple[str, int]]) -> Edit:
     def stop(value: Tensor) -> None:
         if wanted <= set(store):
-            raise _AllThere
+            raise _AllThereError
 
     return stop
 

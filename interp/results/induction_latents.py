@@ -73,8 +73,8 @@ class InductionLatents(Record):
         """How many latents there are, and the clearest."""
         n, busy = len(self.repeated_rate), int((self.n_fired >= 20).sum())
         text = (
-            f"{self.site}: {self.count()} of the {busy} latents that fire (of {n}) have three quarters or more of their "
-            "activation on repeated tokens"
+            f"{self.site}: {self.count()} of the {busy} latents that fire (of {n}) have three quarters or more of "
+            "their activation on repeated tokens"
         )
         for best in self.top(1):
             text += (

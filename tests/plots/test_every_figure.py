@@ -40,7 +40,8 @@ KINDS = [
     "shortcuts", "shortcuts many",
     "coder evaluation", "coder evaluation transcoders", "head attribution", "head attribution many", "induction latents",
     "latent", "latent dead", "latent of heads", "latent without logits", "coder", "coder large", "coder dead",
-    "coder across sites", "training", "training many", "training one row", "training nothing", "training unmeasured",
+    "coder across sites", "training", "training many", "training one row", "training nothing",
+    "training unmeasured",
     "pareto", "pareto one", "pareto equal",
 ]  # fmt: skip
 # what no reader sees as text: data, templates (looked at on their own)

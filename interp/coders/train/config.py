@@ -64,8 +64,9 @@ class TrainingConfig:
     """Latents that shall fire in a row, for kinds with a penalty: once its warm-up is over, its coefficient moves at
     most 2 % a step towards that. It takes some hundreds of steps to settle."""
     revival: Revival = "auxk"
-    dead_after: int = 1_000_000
-    """A latent is dead when it has not fired for so many rows."""
+    dead_after: int | None = None
+    """A latent is dead when it has not fired for so many rows; by default a tenth of training, or a hundred batches
+    where its length is not known, at most a million."""
     aux_k: int | None = None
     """AuxK: dead latents that rebuild a row's error; by default half the input's width."""
     aux_coefficient: float = 1 / 32
@@ -96,8 +97,8 @@ class TrainingConfig:
             )
 
     def _check_counts(self) -> None:
-        optional = ("tokens", "k_start", "aux_k", "epochs")
-        needed = ("batch_size", "start_rows", "dead_after", "buffer_rows", "log_every", "checkpoint_every")
+        optional = ("tokens", "k_start", "aux_k", "epochs", "dead_after")
+        needed = ("batch_size", "start_rows", "buffer_rows", "log_every", "checkpoint_every")
         for name in (*optional, *needed):
             value = getattr(self, name)
             if value is None and name in optional:
@@ -130,6 +131,13 @@ class TrainingConfig:
         if self.learning_rate is not None:
             return self.learning_rate
         return min(3e-3, 2e-4 / math.sqrt(d_sae / 16384))
+
+    def dead_rows(self, steps: int | None) -> int:
+        """``dead_after``, or its default for a training of so many steps."""
+        if self.dead_after is not None:
+            return self.dead_after
+        batches = 100 if steps is None else max(1, steps // 10)
+        return min(1_000_000, batches * self.batch_size)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""

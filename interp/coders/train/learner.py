@@ -36,6 +36,7 @@ class CoderLearner:
         self.processes = processes
         self.schedule = Schedule(training, coder.config, steps)
         self.optimizer = make_optimizer(coder.parameters(), training, self.schedule.rate(0))
+        self.dead_after = training.dead_rows(steps)
         self.scales = Scales()
         self.n_steps = 0
         self.window = Window()
@@ -62,7 +63,7 @@ class CoderLearner:
     @property
     def dead(self) -> Bool[Tensor, "encoder d_sae"]:
         """Latents that have not fired for long."""
-        return self.since_fired >= self.training.dead_after
+        return self.since_fired >= self.dead_after
 
     @property
     def dead_frac(self) -> float:

@@ -136,3 +136,14 @@ def test_a_wanted_l0_is_reached() -> None:
     for kind, coder in coders.items():
         found = float((coder.latents(x[:4000]).values > 0).sum()) / 4000
         assert found == pytest.approx(2.0, rel=0.1), kind
+
+
+def test_when_a_latent_is_dead_by_default() -> None:
+    training = TrainingConfig(batch_size=1000, buffer_rows=1000)
+    assert [training.dead_rows(steps) for steps in (None, 5, 500, 10**6)] == [
+        100_000,
+        1000,
+        50_000,
+        1_000_000,
+    ]
+    assert TrainingConfig(dead_after=7).dead_rows(500) == 7
