@@ -178,7 +178,7 @@ def _compare_all(plan: CoderModelsPlan, model: Model, text: Tensor, held_out: Te
         say(f"all MLPs: seed {seed}")
         single = _train_layers(plan, model, text, seed)
         for kind, name in (("transcoder", "transcoders"), ("skip", "skip transcoders")):
-            coders = {f"mlp_out[{layer}]": single[f"{kind} of layer {layer}"] for layer in layers}
+            coders = {f"mlp_out[{layer}]": single[f"{kind}-{layer}"] for layer in layers}
             found[name].append(_evaluate(model, coders, held_out))
         config = plan.config("cross-layer-transcoder")
         cross = train_coders({"cross": config}, rows, plan.training(seed), progress=False)["cross"]
@@ -191,7 +191,7 @@ def _train_layers(plan: CoderModelsPlan, model: Model, text: Tensor, seed: int) 
     configs, reads, targets = {}, {}, {}
     for layer in range(model.traits.n_layers):
         for kind, architecture in (("transcoder", "transcoder"), ("skip", "skip-transcoder")):
-            name = f"{kind} of layer {layer}"
+            name = f"{kind}-{layer}"
             configs[name] = plan.config(architecture)
             reads[name], targets[name] = f"mlp_in[{layer}]", f"mlp_out[{layer}]"
     source = stream_activations(model, text, reads, target=targets, batch_size=64)

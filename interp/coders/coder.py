@@ -201,6 +201,11 @@ class Coder(nn.Module):
         Raises :class:`CoderError` for a batch of another shape, or without the gradients that a gradient
         coder learns from.
         """
+        if self.is_transcoder and batch.is_reconstruction:
+            raise CoderError(
+                f"a {self.config.architecture} predicts another activation than it reads, but the batch's target is "
+                "its input; give a target: stream_activations(model, data, 'mlp_in[2]', target='mlp_out[2]')."
+            )
         x, target = self._rows(batch.x), self._targets(batch)
         grad = None
         if self.config.firing == "gradient":

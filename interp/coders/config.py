@@ -57,6 +57,8 @@ class CoderConfig:
     """Begin with the encoder equal to the decoder, where input and output have one width."""
 
     def __post_init__(self) -> None:
+        if isinstance(self.widths, str) or not all(isinstance(width, int) for width in self.widths):
+            raise CoderError(f"widths are integers, such as (64, 256, 1024); got {self.widths!r}.")
         # TOML has lists
         object.__setattr__(self, "widths", tuple(self.widths))
         if self.architecture not in get_args(Architecture):

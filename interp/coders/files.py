@@ -6,6 +6,7 @@ itself (its config, sites and metadata) lies in cfg.json under metadata/interp. 
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import torch
@@ -32,13 +33,17 @@ def save_coder(coder: AnyCoder, folder: str | Path) -> Path:
     The others (top-k and gated transcoders, crosscoders, cross-layer transcoders) have an architecture name of
     their own, which SAELens refuses.
 
-    Raises :class:`CoderError` for metadata that JSON cannot hold, and where ``folder`` is a file.
+    Raises :class:`CoderError` for metadata that JSON cannot hold, and where ``folder`` is a file, and
+    :class:`DataFileError` for a place that cannot be written.
     """
     folder = Path(folder).resolve()
     if folder.exists() and not folder.is_dir():
         raise CoderError(f"a coder is saved to a folder; {str(folder)!r} is a file.")
     stored = pack_semi_nmf(coder) if isinstance(coder, SemiNMF) else pack(coder)
-    write_folder(stored, folder)
+    try:
+        write_folder(stored, folder)
+    except OSError as error:
+        raise DataFileError(f"cannot write {str(folder)!r}: {error}.") from error
     return folder
 
 
@@ -60,6 +65,8 @@ def load_coder(
 
 
 def _find(name: str | Path) -> AnyCoder:
+    if not isinstance(name, str | os.PathLike):
+        raise CoderError(f"a coder is loaded by its folder or name; got {type(name).__name__}.")
     path = Path(name).expanduser()
     if path.is_dir():
         return _read_folder(path)

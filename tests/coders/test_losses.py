@@ -15,6 +15,7 @@ from interp.coders.config import CoderConfig
 from interp.coders.encoders import StepState
 from interp.coders.make import make_coder
 from interp.coders.shape import CoderShape
+from interp.errors import CoderError
 
 ROWS, D, D_OUT, D_SAE, K = 23, 10, 7, 64, 3
 SINGLE = ["standard", "gated", "topk", "batch-topk", "jumprelu", "gradient", "discrete"]
@@ -261,3 +262,11 @@ def test_units_are_taken_in(architecture: str) -> None:
         torch.testing.assert_close(coder(x), before / outputs)
         torch.testing.assert_close(coder.encode(x), latents / outputs)
     assert torch.equal(latents != 0, coder.encode(x) != 0)
+
+
+def test_a_transcoder_without_a_target_is_refused() -> None:
+    coder = random_coder(config_of("transcoder", "topk"), CoderShape(D, D), seed=23)
+    x = draw(ROWS, D, seed=24)
+    with pytest.raises(CoderError, match="the batch's target is its input; give a target"):
+        coder.loss(CoderBatch(x, x), StepState())
+    coder.loss(CoderBatch(x, x.clone()), StepState())

@@ -16,6 +16,15 @@ CARD_FILE = "card.json"
 TOLERANCE = {"l0": 0.5, "fvu": 0.05, "dead_frac": 0.1, "ce_recovered": 0.05, "kl_recovered": 0.05}
 """How far from a card the same recipe may end on another kind of CPU, or figures of less text."""
 
+_READING = (
+    "Fresh text is generated from the templates that model and coder were trained on; unseen templates are new to "
+    "both. There the model is often sure of the wrong word, and ablating a site can even lower its loss: read KL "
+    "recovered. L0: latents that fire on a token. FVU: fraction of variance unexplained. Recovered: 0 with the "
+    "site's mean in its place, 1 for the unchanged model, with 95 % intervals over rows. The first token of a row "
+    "takes no part. The same kind of CPU and the same versions give the same weights to the bit; the last column is "
+    "for reruns elsewhere."
+)
+
 
 @dataclass(frozen=True)
 class CoderCard:
@@ -84,11 +93,7 @@ def _render(card: CoderCard) -> str:
         f"    {card.command}",
         f"## Held out ({card.heldout_rows} rows of 64 tokens, seed {card.heldout_seed})",
         _table(("figure", *card.heldout, "a rerun may differ by"), _heldout_rows(card)),
-        "Fresh text is generated from the templates that model and coder were trained on, unseen templates are new "
-        "to both, and the model itself is often sure of the wrong word there. L0: latents that fire on a token. FVU: "
-        "fraction of variance unexplained. Recovered: 0 with the site's mean in its place, 1 for the unchanged model, "
-        "with 95 % intervals over rows. The first token of a row takes no part. The same kind of CPU and the same "
-        "versions give the same weights to the bit; the last column is for reruns elsewhere.",
+        _READING,
         *_attribute_parts(card),
         *_head_parts(card),
         "## Training curve",

@@ -69,6 +69,8 @@ class PromptReader:
         long_prompts: LongPrompts = "split",
         text_column: str = "text",
     ) -> None:
+        if not hasattr(data, "__iter__") and not callable(data):
+            raise CoderError(f"data are tokens [n, pos], texts or a data set; got {type(data).__name__}.")
         if batch_size < 1:
             raise CoderError(f"batch_size must be at least 1; got {batch_size}.")
         if long_prompts not in get_args(LongPrompts):

@@ -98,15 +98,26 @@ class Processes:
         self.highest(0)
 
 
+def _find_device(device: torch.device | str) -> torch.device:
+    try:
+        found = torch.device(device)
+        torch.empty(0, device=found)
+    except (RuntimeError, TypeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise CoderError(f"device {str(device)!r} cannot be used: {reason}") from error
+    return found
+
+
 @contextmanager
 def join_processes(device: torch.device | str = "cpu") -> Iterator[Processes]:
     """The processes that ``torchrun`` started, or this one alone.
 
     A process group that is there already is used and left; otherwise one is made and destroyed at the end. Under
     ``torchrun`` ``"cuda"`` means the GPU of the process' local rank.
-    Raises :class:`CoderError` if torch was built without communication between processes.
+    Raises :class:`CoderError` for a device that is not there, and if torch was built without communication between
+    processes.
     """
-    place = torch.device(device)
+    place = _find_device(device)
     if place.type == "cuda" and place.index is None and "LOCAL_RANK" in os.environ:
         place = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
     if dist.is_available() and dist.is_initialized():

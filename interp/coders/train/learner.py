@@ -91,8 +91,10 @@ class CoderLearner:
         self.coder.train()
         rows = len(batch) if rows is None else rows
         units = self.scales.apply(batch)
-        loss = self.coder.loss(units, self.state_now())
-        loss.loss.backward()
+        # a notebook may have switched gradients off for everything else that it does
+        with torch.enable_grad():
+            loss = self.coder.loss(units, self.state_now())
+            loss.loss.backward()
         self.processes.average_gradients(self.coder, len(batch) / rows)
         self._check_finite(batch, loss.loss.detach(), self._shorten_gradients())
         self._move()
