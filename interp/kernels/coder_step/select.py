@@ -39,6 +39,12 @@ def select_top_of_all(scores: Float[Tensor, "row d_sae"], n: int) -> Int[Tensor,
     if size % _GROUP or n * 4 > n_groups:
         return flat.topk(n, sorted=False).indices.sort().values
     grouped = flat.view(_GROUP, n_groups)
-    groups = grouped.amax(dim=0).topk(n, sorted=False).indices
-    place = grouped[:, groups].reshape(-1).topk(n, sorted=False).indices
+    maxima, groups = grouped.amax(dim=0).topk(n, sorted=False)
+    least = maxima.min()
+    if bool(least.isnan()):
+        return flat.topk(n, sorted=False).indices.sort().values
+    members = grouped[:, groups].reshape(-1)
+    # every chosen group has a member that is no less: few members are left to search
+    candidates = (members >= least).nonzero()[:, 0]
+    place = candidates[members[candidates].topk(n, sorted=False).indices]
     return (groups[place % n] + place.div(n, rounding_mode="floor") * n_groups).sort().values

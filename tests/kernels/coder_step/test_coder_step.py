@@ -111,6 +111,14 @@ def test_the_largest_are_found(rows: int, d_sae: int, k: int, ties: bool, seed: 
     assert torch.equal(found, scores.reshape(-1).topk(n).values)
 
 
+def test_what_is_not_a_number_is_taken_for_the_largest() -> None:
+    """As torch.topk does: the loss then is not finite, which training says."""
+    scores = torch.randn(4, 512, generator=torch.Generator().manual_seed(0))
+    scores[1, 7] = torch.nan
+    assert 512 + 7 in coder_step.select_top_of_all(scores, 8).tolist()
+    assert 7 in coder_step.select_top(scores, 3)[1][1].tolist()
+
+
 @pytest.mark.parametrize("n", [0, 1, 5])
 def test_rows_without_entries(n: int) -> None:
     """A row, and a latent, that nothing fires in."""
