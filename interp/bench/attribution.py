@@ -19,13 +19,14 @@ from torch import Tensor
 
 from interp.bench.attribution_report import AttributionRow, report_attribution
 from interp.bench.cases import Case, Shape, build_gpt2, make_task, parse_shape, wrap_gpt2
-from interp.bench.clock import describe_threads, hold_threads, take_quantiles, time_call
+from interp.bench.clock import describe_threads, take_quantiles, time_call
 from interp.bench.gate import metric_range, refuse_disagreement
 from interp.bench.peer import Peer, build_peers
 from interp.bench.report import Report, Say, say_nothing
 from interp.errors import BenchError
 from interp.models import Model
 from interp.models.memory_meter import measure_peak
+from interp.models.threads import hold_threads
 from interp.patching import patch
 from interp.patching.attribution.nodes import GradientRun
 from interp.patching.readout import Readout

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -53,18 +52,6 @@ def measure_matmul_rate(d_model: int, device: torch.device, repeats: int = 3) ->
         seconds = min(time_call(multiply, device) for _ in range(repeats + 1))
         best = max(best, 2 * rows * weight.numel() / seconds)
     return best
-
-
-@contextmanager
-def hold_threads(n: int | None) -> Iterator[None]:
-    """Hold PyTorch to ``n`` threads, and give it back the number it had; ``None`` changes nothing."""
-    before = torch.get_num_threads()
-    try:
-        if n is not None:
-            torch.set_num_threads(n)
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def describe_threads() -> str:

@@ -20,13 +20,14 @@ from typing import Any, get_args
 
 import torch
 
-from interp.bench.clock import describe_threads, hold_threads
+from interp.bench.clock import describe_threads
 from interp.bench.coder_memory_report import MB, CoderMemoryRow, report_coder_memory
 from interp.bench.report import Report, Say, say_nothing
 from interp.coders.batch import CoderBatch
 from interp.coders.sources import ShuffleBuffer, cache_activations, open_activations, tensor_activations
 from interp.coders.sources.shards import CacheType
 from interp.errors import BenchError, unknown_name
+from interp.models.threads import hold_threads
 
 STATUS = Path("/proc/self/status")
 PROMPT_TOKENS = 128

@@ -15,10 +15,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.bench.clock import describe_threads, hold_threads
+from interp.bench.clock import describe_threads
 from interp.bench.coder_models_report import CoderModelRow, report_coder_models
 from interp.bench.report import Report, Say, say_nothing
-from interp.coders import Coder, CoderBatch, CoderConfig, TrainingConfig, train_coders
+from interp.coders import Coder, CoderBatch, CoderConfig, TrainingConfig, train_coder, train_coders
 from interp.coders.evaluate import evaluate_coder
 from interp.coders.ground_truth.seeds import estimate_mean
 from interp.coders.sources import ActivationSource, stream_activations, tensor_activations
@@ -28,6 +28,7 @@ from interp.models.capture import capture
 from interp.models.intervene import intervene
 from interp.models.interventions import replace
 from interp.models.model import Model
+from interp.models.threads import hold_threads
 from interp.tasks.world import generate_tokens
 
 PARTS = ("choice", "one MLP", "all MLPs")
@@ -104,11 +105,13 @@ def run_coder_models(
         model = load_model("mix-4l", device=device)
         text = generate_tokens(-(-plan.tokens // (2 * (_LENGTH - 1))), _LENGTH, seed=_TRAIN_SEED)
         held_out = generate_tokens(plan.n_prompts, _LENGTH, seed=_EVAL_SEED)
-        measure = {"choice": _compare_choice, "one MLP": _compare_layers, "all MLPs": _compare_all}
-        for part in plan.parts:
-            say(f"{part}: activations of {len(text):,} rows of text")
-            found = measure[part](plan, model, text, held_out, say)
-            new = [_row(plan, part, name, seeds, found) for name, seeds in found.items()]
+        found: dict[str, Runs] = {}
+        if PARTS[0] in plan.parts:
+            found[PARTS[0]] = _compare_choice(plan, model, text, held_out, say)
+        if set(PARTS[1:]) & set(plan.parts):
+            found |= _compare_transcoders(plan, model, text, held_out, say)
+        for part, runs in found.items():
+            new = [_row(plan, part, name, seeds, runs) for name, seeds in runs.items()]
             rows += new
             if keep is not None:
                 keep(new)
@@ -145,6 +148,7 @@ def _row(plan: CoderModelsPlan, part: str, name: str, seeds: list[Figures], foun
 
 
 def _compare_choice(plan: CoderModelsPlan, model: Model, text: Tensor, held_out: Tensor, say: Say) -> Runs:
+    say(f"choice: activations of {len(text):,} rows of text")
     rows = _read(model, text, plan.site, gradients=True)
     names = ("top-k", "gradient, used without", "gradient, used with gradients")
     found: Runs = {name: [] for name in names}
@@ -160,42 +164,51 @@ def _compare_choice(plan: CoderModelsPlan, model: Model, text: Tensor, held_out:
     return found
 
 
-def _compare_layers(plan: CoderModelsPlan, model: Model, text: Tensor, held_out: Tensor, say: Say) -> Runs:
-    found: Runs = {}
-    for seed in range(plan.seed, plan.seed + plan.seeds):
-        say(f"one MLP: seed {seed}")
-        for name, coder in _train_layers(plan, model, text, seed).items():
-            found.setdefault(name, []).append(_evaluate(model, coder, held_out))
-    return found
-
-
-def _compare_all(plan: CoderModelsPlan, model: Model, text: Tensor, held_out: Tensor, say: Say) -> Runs:
+def _compare_transcoders(
+    plan: CoderModelsPlan, model: Model, text: Tensor, held_out: Tensor, say: Say
+) -> dict[str, Runs]:
     layers = range(model.traits.n_layers)
-    sites = {name: [f"{name}[{layer}]" for layer in layers] for name in ("mlp_in", "mlp_out")}
-    rows = _read(model, text, sites["mlp_in"], target=sites["mlp_out"])
-    found: Runs = {"transcoders": [], "skip transcoders": [], "cross-layer transcoder": []}
+    reads, targets = ([f"{name}[{layer}]" for layer in layers] for name in ("mlp_in", "mlp_out"))
+    say(f"transcoders: activations of {len(text):,} rows of text")
+    rows = _read(model, text, reads, target=targets)
+    found: dict[str, Runs] = {part: {} for part in PARTS[1:] if part in plan.parts}
     for seed in range(plan.seed, plan.seed + plan.seeds):
-        say(f"all MLPs: seed {seed}")
-        single = _train_layers(plan, model, text, seed)
-        for kind, name in (("transcoder", "transcoders"), ("skip", "skip transcoders")):
-            coders = {f"mlp_out[{layer}]": single[f"{kind}-{layer}"] for layer in layers}
-            found[name].append(_evaluate(model, coders, held_out))
-        config = plan.config("cross-layer-transcoder")
-        cross = train_coders({"cross": config}, rows, plan.training(seed), progress=False)["cross"]
-        found["cross-layer transcoder"].append(_evaluate(model, cross, held_out))
+        say(f"transcoders: seed {seed}")
+        single = _train_layers(plan, rows, seed)
+        if PARTS[1] in found:
+            for (kind, layer), coder in single.items():
+                name = f"{kind} of layer {layer}"
+                found[PARTS[1]].setdefault(name, []).append(_evaluate(model, coder, held_out))
+        if PARTS[2] in found:
+            together: dict[str, Any] = {
+                f"{kind}s": {targets[layer]: single[kind, layer] for layer in layers}
+                for kind in ("transcoder", "skip transcoder")
+            }
+            say(f"cross-layer transcoder: seed {seed}")
+            config = plan.config("cross-layer-transcoder")
+            together["cross-layer transcoder"] = train_coder(
+                config, rows, plan.training(seed), progress=False
+            )
+            for name, coders in together.items():
+                found[PARTS[2]].setdefault(name, []).append(_evaluate(model, coders, held_out))
     return found
 
 
-def _train_layers(plan: CoderModelsPlan, model: Model, text: Tensor, seed: int) -> dict[str, Coder]:
-    """A transcoder and a skip transcoder of every layer, trained on one pass of the model over the text."""
-    configs, reads, targets = {}, {}, {}
-    for layer in range(model.traits.n_layers):
-        for kind, architecture in (("transcoder", "transcoder"), ("skip", "skip-transcoder")):
-            name = f"{kind}-{layer}"
-            configs[name] = plan.config(architecture)
-            reads[name], targets[name] = f"mlp_in[{layer}]", f"mlp_out[{layer}]"
-    source = stream_activations(model, text, reads, target=targets, batch_size=64)
-    return train_coders(configs, source, plan.training(seed), progress=False)
+def _train_layers(plan: CoderModelsPlan, rows: ActivationSource, seed: int) -> dict[tuple[str, int], Coder]:
+    """A transcoder and a skip transcoder of every layer."""
+    rows.restart()
+    chunks = []
+    while (chunk := rows.next_chunk()) is not None:
+        chunks.append(chunk)
+    whole, layout = CoderBatch.cat(chunks), rows.layout
+    configs = {"transcoder": plan.config("transcoder"), "skip": plan.config("skip-transcoder")}
+    found: dict[tuple[str, int], Coder] = {}
+    for layer, (read, target) in enumerate(zip(layout.sites, layout.target_sites, strict=True)):
+        x, y = whole.x[:, layer].contiguous(), whole.target[:, layer].contiguous()
+        source = tensor_activations(x, y, sites=[read], target_sites=[target])
+        coders = train_coders(configs, source, plan.training(seed), progress=False)
+        found["transcoder", layer], found["skip transcoder", layer] = coders["transcoder"], coders["skip"]
+    return found
 
 
 def _read(model: Model, text: Tensor, sites: Any, **options: Any) -> ActivationSource:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from interp.bench.clock import describe_threads, hold_threads, take_quantiles, time_call
+from interp.bench.clock import describe_threads, take_quantiles, time_call
 from interp.bench.coder_peer import SAELensPeer
 from interp.bench.coder_step_report import CoderStepRow, report_coder_step
 from interp.bench.report import Report, Say, say_nothing
@@ -27,6 +27,7 @@ from interp.coders.train.distributed import Processes
 from interp.coders.train.learner import CoderLearner
 from interp.errors import BenchError
 from interp.kernels.coder_step import reference
+from interp.models.threads import hold_threads
 
 TOLERANCE = 1e-5
 """Largest error of a gradient, relative to its length, and of the loss."""

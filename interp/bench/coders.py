@@ -13,7 +13,7 @@ from typing import cast
 
 import torch
 
-from interp.bench.clock import describe_threads, hold_threads
+from interp.bench.clock import describe_threads
 from interp.bench.coders_report import CodersRow, report_coders
 from interp.bench.report import Report, Say, say_nothing
 from interp.coders import CoderConfig, train_coder
@@ -29,6 +29,7 @@ from interp.coders.ground_truth import (
 )
 from interp.coders.ground_truth.match import match_random
 from interp.errors import BenchError
+from interp.models.threads import hold_threads
 from interp.results.feature_recovery import FeatureRecovery
 
 ARCHITECTURES = ("topk", "batch-topk", "matryoshka", "jumprelu", "gated", "standard")

@@ -18,7 +18,6 @@ from torch import Tensor
 from interp.bench.cases import Case, Shape, build_gpt2, make_task, parse_shape, wrap_gpt2
 from interp.bench.clock import (
     describe_threads,
-    hold_threads,
     measure_matmul_rate,
     take_quantiles,
     time_call,
@@ -34,6 +33,7 @@ from interp.circuits.exact import ExactEdges, patch_edges
 from interp.errors import BenchError
 from interp.models import Model
 from interp.models.memory_meter import measure_peak
+from interp.models.threads import hold_threads
 from interp.patching.budget import DEFAULT_BUDGET
 from interp.results import Graph
 from interp.tasks import PromptPairs

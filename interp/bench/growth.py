@@ -16,11 +16,12 @@ import torch
 
 from interp.bench import flops
 from interp.bench.cases import SITES, Case, Shape, build_gpt2, make_task, wrap_gpt2
-from interp.bench.clock import describe_threads, hold_threads, take_quantiles, time_call
+from interp.bench.clock import describe_threads, take_quantiles, time_call
 from interp.bench.growth_report import GrowthRow, report_growth
 from interp.bench.report import Report, Say, say_nothing
 from interp.errors import BenchError
 from interp.models import Model
+from interp.models.threads import hold_threads
 from interp.patching import patch
 
 BASE = Case(Shape(n_layers=4, d_model=128, n_heads=4), first_difference=20, n_prompts=4, n_tokens=32)

@@ -14,11 +14,12 @@ from dataclasses import dataclass, replace
 import torch
 
 from interp.bench.cases import Case, Shape, build_gpt2, make_task, parse_shape, wrap_gpt2
-from interp.bench.clock import describe_threads, hold_threads
+from interp.bench.clock import describe_threads
 from interp.bench.methods_report import MethodAgreementRow, report_methods
 from interp.bench.report import Report, Say, say_nothing
 from interp.errors import BenchError
 from interp.models import Model, load_model
+from interp.models.threads import hold_threads
 from interp.patching import compare_methods
 from interp.tasks import PromptPairs, load
 

@@ -12,13 +12,14 @@ from typing import Literal
 
 import torch
 
-from interp.bench.clock import describe_threads, hold_threads
+from interp.bench.clock import describe_threads
 from interp.bench.recovery_report import RecoveryRow, report_recovery
 from interp.bench.report import Report, Say, say_nothing
 from interp.circuits import measure_recovery, score_edges
 from interp.errors import BenchError
 from interp.models import Model, load_model
 from interp.models.bundled.planted import PLANTED, PlantedModel, compiled_model
+from interp.models.threads import hold_threads
 from interp.results import Recovery
 
 METHODS = (

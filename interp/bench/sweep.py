@@ -20,7 +20,6 @@ from interp.bench.cases import SITES, Case, Shape, build_gpt2, make_task, parse_
 from interp.bench.clock import (
     Quantiles,
     describe_threads,
-    hold_threads,
     measure_matmul_rate,
     take_quantiles,
     time_call,
@@ -31,6 +30,7 @@ from interp.bench.report import Report, Say, say_nothing
 from interp.bench.sweep_report import SweepRow, report_sweep
 from interp.errors import BenchError, unknown_name
 from interp.models import Model
+from interp.models.threads import hold_threads
 from interp.patching import patch
 from interp.results import SiteScores
 from interp.tasks import PromptPairs

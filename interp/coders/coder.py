@@ -133,7 +133,11 @@ class Coder(nn.Module):
         """Whether it predicts another activation than the one it reads."""
         return self.config.reads_another_site
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()})"
+
     def extra_repr(self) -> str:
+        """Architecture, sizes and sites."""
         size = f"{list(self.shape.input_axes)} -> {self.d_sae} -> {list(self.shape.output_axes)}"
         where = ", ".join(self.sites) or "no site"
         return f"{self.config.architecture}, {size}, {where}"

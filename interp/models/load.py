@@ -51,6 +51,24 @@ def load_model(
         if any(option is not None for option in (tokenizer, device, dtype, revision, name)):
             raise ModelError(f"{source!r} is loaded already; its options were set when it was.")
         return source
+    # weights are drawn before they are read or wrapped: that must not move the caller's random state
+    with torch.random.fork_rng(devices=[]):
+        model, dead = _load(source, tokenizer, device, dtype, revision, name, check_hooks)
+    if dead:
+        warnings.warn(f"{model.name}: hooks of {', '.join(dead)} do not act and are refused.", stacklevel=2)
+    return model
+
+
+def _load(
+    source: str | Path | nn.Module,
+    tokenizer: Any,
+    device: torch.device | str | None,
+    dtype: torch.dtype | None,
+    revision: str | None,
+    name: str | None,
+    check_hooks: bool,
+) -> tuple[Model, tuple[str, ...]]:
+    """The model, and its components that do not act."""
     if isinstance(source, (str, Path)):
         module, found_tokenizer, label, revision = _load_files(
             str(source), dtype, revision, tokenizer is None
@@ -72,12 +90,8 @@ def load_model(
     model = _wrap(module, tokenizer, name, revision, check_hooks)
     _refuse_bad_weights(model)
     if check_hooks and model.bridge is not None:
-        dead = refuse_dead_components(model)
-        if dead:
-            warnings.warn(
-                f"{model.name}: hooks of {', '.join(dead)} do not act and are refused.", stacklevel=2
-            )
-    return model
+        return model, tuple(refuse_dead_components(model))
+    return model, ()
 
 
 def _load_files(

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from interp.bench.cases import Shape
-from interp.bench.clock import hold_threads
+from interp.models.threads import hold_threads
 
 
 @pytest.fixture(scope="session")

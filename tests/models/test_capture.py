@@ -46,7 +46,9 @@ def test_without_logits_nothing_above_the_last_site_runs(kind: Specimen, tokens:
     site, last = one_layer(component, 0), kind.model.traits.n_layers - 1
     full = interp.capture(kind.model, tokens, site)
     ran: list[str] = []
-    above = kind.model.hook_points[kind.model.family.hook_names(kind.model.traits)["attn_out"].format(layer=last)]
+    above = kind.model.hook_points[
+        kind.model.family.hook_names(kind.model.traits)["attn_out"].format(layer=last)
+    ]
     handle = above.register_forward_hook(lambda *_: ran.append("above"))
     try:
         short = interp.capture(kind.model, tokens, site, unembed=False)

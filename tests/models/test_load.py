@@ -324,3 +324,10 @@ class TestText:
         model = interp.load_model(make_bare("llama"), tokenizer=make_tokenizer(size=60))
         with pytest.raises(ModelError, match=r"must lie in 0..52; got 3..58. Was the text tokenised"):
             model("w3 w58")
+
+
+@pytest.mark.parametrize("name", ["mix-4l", "induction-2l"])
+def test_loading_leaves_the_random_state_as_it_was(name: str) -> None:
+    before = torch.get_rng_state()
+    interp.load_model(name)
+    assert torch.equal(before, torch.get_rng_state())

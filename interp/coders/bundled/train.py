@@ -5,12 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-
-import torch
 
 from interp.coders.bundled.cards import CoderCard, write_coder_card
 from interp.coders.bundled.figures import (
@@ -28,6 +25,7 @@ from interp.coders.train import train_coders
 from interp.errors import CoderError
 from interp.models.load import load_model
 from interp.models.model import Model
+from interp.models.threads import hold_threads
 from interp.tasks.world import generate_tokens
 
 HELDOUT_ROWS = 256
@@ -54,7 +52,7 @@ def train_bundled_coders(
         raise CoderError(f"name coders to train, some of {', '.join(CODER_RECIPES)}.")
     recipes = [find_coder_recipe(name) for name in dict.fromkeys(names)]
     cards = {}
-    with _one_thread():
+    with hold_threads(1):
         for model_name in dict.fromkeys(recipe.model for recipe in recipes):
             model = load_model(model_name)
             group = [recipe for recipe in recipes if recipe.model == model_name]
@@ -67,16 +65,6 @@ def train_bundled_coders(
                 write_coder_card(card, folder)
                 cards[recipe.name] = card
     return cards
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _train(model: Model, recipes: Sequence[CoderRecipe], tokens: int | None, progress: bool) -> list[Coder]:

@@ -24,6 +24,7 @@ from interp.models.bundled.corpus import Batch, stream_batches
 from interp.models.bundled.evaluate import HELDOUT_SEED, evaluate_heldout, measure_induction
 from interp.models.bundled.recipes import RECIPES, Recipe, find_recipe
 from interp.models.bundled.tokenizer import build_world_tokenizer
+from interp.models.threads import hold_threads
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -56,7 +57,7 @@ def train_bundled(
             raise ModelError(f"training takes at least 1 step; got steps={steps}.")
         recipe = replace(recipe, steps=steps)
     started = time.perf_counter()
-    with _staging(Path(out)) as folder, _one_thread():
+    with _staging(Path(out)) as folder, hold_threads(1):
         model, curve = _fit(recipe, seed, folder, progress)
         card = Card(
             name=name,
@@ -78,17 +79,6 @@ def train_bundled(
         build_world_tokenizer(recipe.n_ctx).save_pretrained(folder)
         write_card(card, folder)
     return card
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Hold PyTorch to one thread, and give it back the number it had."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 @contextmanager
