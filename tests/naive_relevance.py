@@ -105,7 +105,8 @@ class NaiveRelevance(NaiveTransformer):
     def _mlp(self, layer: int, x: Tensor) -> Tensor:
         w, act = self.weights.layers[layer], _ACTIVATIONS[self.traits.act_fn]
         shape = (lambda pre: hold_coefficient(act, pre)) if self.held.coefficient else act
-        x = self._site("mlp_in", layer, x)
+        # a node of its own, without a norm too: the stream goes past the MLP
+        x = self._site("mlp_in", layer, x.view_as(x))
         linear = _affine("bpm,mn->bpn", x, w.W_in, w.b_in)
         if self.traits.gated_mlp:
             pre = self._site("mlp_pre", layer, _affine("bpm,mn->bpn", x, w.W_gate, w.b_gate))

@@ -25,8 +25,14 @@ def _param(name: str) -> Any:
 def part_at(model: Model, place: str) -> Any:
     """The module that has the hook points of a place."""
     names = (f"{place}.{own}" for own in ("hook_in", "hook_out", "hook_post", "hook_scale"))
-    point = next(model.hook_points[name] for name in names if name in model.hook_points)
-    return next(part for part in model.module.modules() if any(own is point for own in part.children()))
+    points = [model.hook_points[name] for name in names if name in model.hook_points]
+    # a point on a module's input is no part of it
+    return next(
+        part
+        for point in points
+        for part in model.module.modules()
+        if any(own is point for own in part.children())
+    )
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
