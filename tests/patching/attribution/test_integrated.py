@@ -161,7 +161,8 @@ def test_more_steps_close_the_gap(name: str, rule: Any) -> None:
             abs(gap_of(patch(name, task, sites, IntegratedGradients(over, steps, rule)))["gap"])
             for steps in (2, 12, 80)
         ]
-        assert gaps[0] > 20 * gaps[2] and gaps[1] > gaps[2], (over, gaps)
+        # Gauss-Legendre is at the rounding of fp32 with 12 steps already
+        assert gaps[0] > 20 * gaps[2] and (gaps[1] > gaps[2] or max(gaps[1:]) < 1e-6), (over, gaps)
 
 
 def test_heads_add_up_to_their_layer() -> None:
