@@ -94,7 +94,9 @@ def test_a_single_prompt_has_no_standard_error(method: str) -> None:
 def test_equal_prompts_have_no_effects(method: str) -> None:
     case = replace(fixed_edge_case("qwen3", 1, ""), first_difference=(7, 7, 7), ablation="source")
     found = case.estimate(method)
-    assert not bool(found.effects.any()) and torch.equal(found.clean, found.corrupted)
+    # not zero to the bit on every CPU: products of other shapes may round otherwise
+    assert float(found.effects.abs().max()) < 1e-6
+    torch.testing.assert_close(found.clean, found.corrupted, rtol=0, atol=1e-6)
 
 
 def test_half_precision_is_near(make_hf_model: Any) -> None:
