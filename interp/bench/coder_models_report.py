@@ -38,7 +38,7 @@ NOTES = (
     "CE recovered: 1 as the unchanged model, 0 as with the mean activation in place; without error terms, the first "
     "token of a row left alone. Brackets: 95 % t-interval over seeds (the coder's start, the order of rows).",
     "gain: difference in CE recovered from the first coder of the table, seed by seed.",
-    "Gradient coders used with gradients choose by the loss on the very text that is predicted: an upper bound.",
+    "Gradient coders used with gradients choose by the loss on the very text that is predicted.",
 )
 
 

@@ -120,7 +120,6 @@ def _run(plan: CoderStepPlan, architecture: str, device: torch.device, say: Say)
             cpu[name].append(time.process_time() - before)
     times = {name: take_quantiles(found) for name, found in seconds.items()}
     work = {name: take_quantiles(found).p50 for name, found in cpu.items()}
-    peer = min(peers, key=lambda name: times[name].p50)
 
     def ratio(over: str, under: str) -> float:
         return take_quantiles([a / b for a, b in zip(seconds[over], seconds[under], strict=True)]).p50
@@ -138,14 +137,15 @@ def _run(plan: CoderStepPlan, architecture: str, device: torch.device, say: Say)
         ours_p50=times["ours"].p50,
         ours_p80=times["ours"].p80,
         dense_p50=times["dense"].p50,
-        peer=peer,
-        peer_p50=times[peer].p50,
-        other_peer_p50=max(times[name].p50 for name in peers),
+        peer_p50=times["SAELens"].p50,
+        sparse_peer_p50=times["SAELens, sparse"].p50,
         gemm_cpu=work["gemm"],
         ours_cpu=work["ours"],
         dense_cpu=work["dense"],
-        peer_cpu=work[peer],
-        peer_over_ours=ratio(peer, "ours"),
+        peer_cpu=work["SAELens"],
+        sparse_peer_cpu=work["SAELens, sparse"],
+        peer_over_ours=ratio("SAELens", "ours"),
+        sparse_peer_over_ours=ratio("SAELens, sparse", "ours"),
         ours_over_gemm=ratio("ours", "gemm"),
         dense_over_ours=ratio("dense", "ours"),
         max_error=error,

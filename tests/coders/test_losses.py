@@ -270,3 +270,20 @@ def test_a_transcoder_without_a_target_is_refused() -> None:
     with pytest.raises(CoderError, match="the batch's target is its input; give a target"):
         coder.loss(CoderBatch(x, x), StepState())
     coder.loss(CoderBatch(x, x.clone()), StepState())
+
+
+@pytest.mark.parametrize("architecture", [*SINGLE, "matryoshka"])
+def test_two_batches_before_one_backward(architecture: str) -> None:
+    """What a step writes anew is used by no gradient."""
+    coder = random_coder(config_of(architecture), CoderShape(D, D), seed=25)
+    batches = [
+        CoderBatch(x, x, draw(ROWS, D, seed=28)) for x in (draw(ROWS, D, seed=26), draw(ROWS, D, seed=27))
+    ]
+    parameters = list(coder.parameters())
+    alone = [
+        torch.autograd.grad(coder.loss(batch, StepState(sparsity=0.2)).loss, parameters) for batch in batches
+    ]
+    losses = [coder.loss(batch, StepState(sparsity=0.2)).loss for batch in batches]
+    together = torch.autograd.grad(losses[0] + losses[1], parameters)
+    for a, b, both in zip(*alone, together, strict=True):
+        torch.testing.assert_close(a + b, both)

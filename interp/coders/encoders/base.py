@@ -12,7 +12,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp.coders.config import CoderConfig
-from interp.kernels.coder_step import SparseLatents, attach_encoder, pre_activations, take_by_latent
+from interp.kernels.coder_step import (
+    SparseLatents,
+    Workspace,
+    attach_encoder,
+    pre_activations,
+    take_by_latent,
+)
 
 
 @dataclass(frozen=True)
@@ -36,7 +42,7 @@ class Fired:
 
     latents: SparseLatents
     pre: Float[Tensor, "row d_sae"]
-    """Pre-activations of all latents, without gradient."""
+    """Pre-activations of all latents, without gradient; in training they last until the next rows."""
     gates: SparseLatents | None = None
     """Gated coders: the open gates' own values."""
     wider: SparseLatents | None = None
@@ -70,6 +76,7 @@ class Encoder(nn.Module, ABC):
         self.config = config
         self.W_enc = nn.Parameter(torch.zeros(config.d_sae, d_in))
         self.b_enc = nn.Parameter(torch.zeros(config.d_sae))
+        self._workspace = Workspace()
 
     @property
     def d_sae(self) -> int:
@@ -77,9 +84,14 @@ class Encoder(nn.Module, ABC):
 
     def fire(self, x: Float[Tensor, "row d_in"], decoder: DecoderView, state: StepState) -> Fired:
         """Latents of some rows, with their gradient."""
-        pre = pre_activations(x, self.W_enc, self.b_enc)
+        pre = self.pre_activations(x)
         entries = attach_encoder(self.choose(pre, decoder, state), x, self.W_enc, self.b_enc)
         return Fired(self.activate(entries), pre)
+
+    def pre_activations(self, x: Float[Tensor, "row d_in"]) -> Float[Tensor, "row d_sae"]:
+        """Pre-activations of all latents, without gradient; in training the next call overwrites them."""
+        out = self._workspace.take(len(x), self.d_sae, self.W_enc) if self.training else None
+        return pre_activations(x, self.W_enc, self.b_enc, out)
 
     @abstractmethod
     def choose(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from interp.coders.config import CoderConfig
 from interp.coders.encoders.base import DecoderView, Encoder, Fired, StepState, l1_penalty
-from interp.kernels.coder_step import SparseLatents, attach_encoder, pre_activations, take_by_latent
+from interp.kernels.coder_step import SparseLatents, attach_encoder, take_by_latent
 
 
 class GatedEncoder(Encoder):
@@ -33,7 +33,7 @@ class GatedEncoder(Encoder):
         return SparseLatents.from_mask(pre, pre > 0)
 
     def fire(self, x: Float[Tensor, "row d_in"], decoder: DecoderView, state: StepState) -> Fired:
-        pre = pre_activations(x, self.W_enc, self.b_enc)
+        pre = self.pre_activations(x)
         chosen = self.choose(pre, decoder, state)
         product = attach_encoder(
             chosen.with_values(chosen.values - self.b_enc.detach()[chosen.latents]), x, self.W_enc

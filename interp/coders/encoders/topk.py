@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.coders.encoders.base import DecoderView, Encoder, Fired, StepState
-from interp.kernels.coder_step import SparseLatents, attach_encoder, pre_activations, select_top
+from interp.kernels.coder_step import SparseLatents, attach_encoder, select_top
 
 WIDER = 4
 """How many times k the second loss of ``multi_k`` has."""
@@ -34,7 +34,7 @@ class TopKEncoder(Encoder):
     def fire(self, x: Float[Tensor, "row d_in"], decoder: DecoderView, state: StepState) -> Fired:
         if not (self.config.multi_k and self.training):
             return super().fire(x, decoder, state)
-        pre = pre_activations(x, self.W_enc, self.b_enc)
+        pre = self.pre_activations(x)
         k = self.k_now(state)
         values, places = select_top(pre, min(WIDER * k, self.d_sae))
         wide = SparseLatents.from_top(values, places, self.d_sae)

@@ -9,6 +9,7 @@ row, dense products win (:attr:`SparseLatents.sparse_pays` says when they are us
 """
 
 from interp.kernels.coder_step.decode import sparse_decode as sparse_decode
+from interp.kernels.coder_step.encode import Workspace as Workspace
 from interp.kernels.coder_step.encode import add_by_latent as add_by_latent
 from interp.kernels.coder_step.encode import attach_encoder as attach_encoder
 from interp.kernels.coder_step.encode import dot_entries as dot_entries

@@ -17,10 +17,43 @@ def pre_activations(
     x: Float[Tensor, "row d_in"],
     W_enc: Float[Tensor, "d_sae d_in"],
     b_enc: Float[Tensor, " d_sae"] | None = None,
+    out: Float[Tensor, "row d_sae"] | None = None,
 ) -> Float[Tensor, "row d_sae"]:
-    """``x @ W_enc.T + b_enc``, apart from any gradient: choose entries of it, then :func:`attach_encoder`."""
+    """``x @ W_enc.T + b_enc``, apart from any gradient: choose entries of it, then :func:`attach_encoder`.
+
+    It is written to ``out`` where that is given: memory that was used before, such as a :class:`Workspace`'s.
+    """
     with torch.no_grad():
-        return F.linear(x, W_enc, b_enc)
+        if out is None:
+            return F.linear(x, W_enc, b_enc)
+        if b_enc is None:
+            return torch.mm(x, W_enc.T, out=out)
+        return torch.addmm(b_enc, x, W_enc.T, out=out)
+
+
+class Workspace:
+    """Memory that every training step writes anew.
+
+    The pages of a fresh [row, d_sae] matrix cost a step as much as choosing its latents. A copy begins empty.
+    """
+
+    def __init__(self) -> None:
+        self._held: Tensor | None = None
+
+    def take(self, n_rows: int, d_sae: int, like: Tensor) -> Float[Tensor, "row d_sae"]:
+        """A matrix of this size with whatever was in it; what was taken before is overwritten with it."""
+        held = self._held
+        if (
+            held is None
+            or held.numel() < n_rows * d_sae
+            or held.dtype != like.dtype
+            or held.device != like.device
+        ):
+            held = self._held = torch.empty(n_rows * d_sae, dtype=like.dtype, device=like.device)
+        return held[: n_rows * d_sae].view(n_rows, d_sae)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Workspace:
+        return Workspace()
 
 
 def attach_encoder(

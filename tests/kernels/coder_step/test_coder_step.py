@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from hypothesis import given
@@ -182,3 +184,20 @@ def test_parts_of_sparse_latents() -> None:
     assert torch.equal(by_latent.starts.diff(), (dense > 0).sum(0))
     doubled = fired.with_values(fired.values * 2)
     assert torch.equal(doubled.to_dense(), dense * 2) and doubled.by_latent is by_latent
+
+
+def test_memory_that_was_used_before() -> None:
+    draw = torch.Generator().manual_seed(4)
+    work = coder_step.Workspace()
+    W, b = torch.randn(9, 5, generator=draw), torch.randn(9, generator=draw)
+    for rows, bias in ((7, b), (3, b), (7, None), (12, b)):
+        x = torch.randn(rows, 5, generator=draw)
+        out = work.take(rows, 9, W).fill_(torch.nan)
+        found = coder_step.pre_activations(x, W, bias, out)
+        assert found.data_ptr() == out.data_ptr()
+        torch.testing.assert_close(found, coder_step.pre_activations(x, W, bias))
+    big = work.take(12, 9, W)
+    assert work.take(12, 9, W).data_ptr() == big.data_ptr()
+    assert work.take(2, 9, W).data_ptr() == big.data_ptr()
+    assert work.take(2, 9, W.double()).dtype == torch.float64
+    assert copy.deepcopy(work)._held is None
