@@ -46,6 +46,12 @@ def test_data_is_small_and_holds_no_pickle(files, root):
 
 
 @pytest.mark.git
+def test_what_notebooks_write_is_not_kept(files):
+    kept = [path for path in files if path.parts[0] in ("notebooks", "tutorials")]
+    assert kept and [str(path) for path in kept if path.suffix != ".ipynb" or len(path.parts) > 2] == []
+
+
+@pytest.mark.git
 def test_notebooks_have_no_outputs(files, root):
     notebooks = [path for path in files if path.suffix == ".ipynb"]
     assert notebooks

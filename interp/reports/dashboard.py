@@ -14,8 +14,7 @@ import numpy as np
 
 from interp.errors import ExportError
 from interp.reports.files import write_atomically
-from interp.reports.page import check_html_path
-from interp.reports.style import CSS
+from interp.reports.page import check_html_path, open_page
 from interp.results.coder_profile import CoderProfile
 from interp.results.feature import TOP, LatentExamples, LatentNeighbours, LatentProfile
 from interp.results.token_text import visible_token
@@ -171,16 +170,7 @@ def _page(title: str, lines: Sequence[str], data: Any) -> str:
     script = files.joinpath("dashboard.js").read_text(encoding="utf-8")
     style = files.joinpath("dashboard.css").read_text(encoding="utf-8")
     paragraphs = "\n".join(f'<p class="subtitle">{html.escape(line)}</p>' for line in lines)
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="generator" content="interp">
-<title>{html.escape(title)}</title>
-<link rel="icon" href="data:,">
-<style>{CSS}
-{style}</style>
+    return f"""{open_page(title, style)}
 </head>
 <body>
 <main>

@@ -82,12 +82,8 @@ def check_html_path(path: str | Path) -> Path:
     return check_writable(path)
 
 
-def _page(title: str, subtitle: str, sections: Sequence[Section], footer: str) -> str:
-    names = _anchors(sections)
-    links = "\n".join(
-        f'<a href="#{name}">{html.escape(s.title)}</a>' for name, s in zip(names, sections, strict=True)
-    )
-    body = "\n".join(_section(name, section) for name, section in zip(names, sections, strict=True))
+def open_page(title: str, style: str = "") -> str:
+    """The begin of a page up to within its head, with the styles of all reports and some of its own."""
     # an empty icon: browsers ask for favicon.ico otherwise, and say in the console that it is missing
     return f"""<!doctype html>
 <html lang="en">
@@ -97,7 +93,16 @@ def _page(title: str, subtitle: str, sections: Sequence[Section], footer: str) -
 <meta name="generator" content="interp">
 <title>{html.escape(title)}</title>
 <link rel="icon" href="data:,">
-<style>{CSS}</style>
+<style>{CSS}{style}</style>"""
+
+
+def _page(title: str, subtitle: str, sections: Sequence[Section], footer: str) -> str:
+    names = _anchors(sections)
+    links = "\n".join(
+        f'<a href="#{name}">{html.escape(s.title)}</a>' for name, s in zip(names, sections, strict=True)
+    )
+    body = "\n".join(_section(name, section) for name, section in zip(names, sections, strict=True))
+    return f"""{open_page(title)}
 {_plotly_script(sections)}
 </head>
 <body>

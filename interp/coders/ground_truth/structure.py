@@ -34,9 +34,8 @@ class Structure(Protocol):
         """Draw which features fire, each with its probability."""
 
 
-@dataclass(frozen=True)
-class Independent:
-    """Every feature fires on its own."""
+class _WithoutParents:
+    """Features of one rank, which fire as often as they are asked to."""
 
     def check(self, n_features: int) -> None:
         """Any number fits."""
@@ -48,6 +47,11 @@ class Independent:
     def marginals(self, weights: Float[Tensor, " feature"]) -> Float[Tensor, " feature"]:
         """As asked for."""
         return weights
+
+
+@dataclass(frozen=True)
+class Independent(_WithoutParents):
+    """Every feature fires on its own."""
 
     def fire(
         self, probabilities: Float[Tensor, " feature"], n: int, generator: torch.Generator
@@ -116,7 +120,7 @@ class Hierarchy:
 
 
 @dataclass(frozen=True)
-class Correlated:
+class Correlated(_WithoutParents):
     """Groups of features that tend to fire together, by a Gaussian copula; how often each fires is unchanged.
 
     In a group every feature has a standard normal score, any two with the given correlation, and fires where
@@ -134,17 +138,6 @@ class Correlated:
                 f"correlated groups have at least 2 features and a correlation in [0, 1); got groups of "
                 f"{self.group} and {self.correlation}."
             )
-
-    def check(self, n_features: int) -> None:
-        """Any number fits."""
-
-    def parents(self, n_features: int) -> Int[Tensor, " feature"]:
-        """No feature has one."""
-        return torch.full((n_features,), -1)
-
-    def marginals(self, weights: Float[Tensor, " feature"]) -> Float[Tensor, " feature"]:
-        """As asked for."""
-        return weights
 
     def fire(
         self, probabilities: Float[Tensor, " feature"], n: int, generator: torch.Generator
