@@ -66,6 +66,7 @@ def profile_latents(
     flat = choose_layer(coder, layer)
     places = _find_places(flat, site)
     _check_settings(n_examples, n_random, window, quantiles)
+    _check_latents(latents, flat.d_sae)
     reader = PromptReader(
         model,
         data,
@@ -77,7 +78,7 @@ def profile_latents(
     )
     survey = survey_latents(flat, reader.read("latents, first pass"))
     generator = torch.Generator().manual_seed(seed)
-    chosen = _choose(survey, flat.d_sae, latents, generator).to(flat.W_dec.device)
+    chosen = _choose(survey, latents, generator).to(flat.W_dec.device)
     shares = (0.0, *quantiles, 1.0)
     collector = Collector(
         chosen,
@@ -95,6 +96,20 @@ def profile_latents(
     return assemble_profile(
         model, flat, places, survey, collector, shares, n_near=n_near, n_logits=n_logits, made=made
     )
+
+
+def _check_latents(latents: Sequence[int] | int | None, d_sae: int) -> None:
+    if latents is None:
+        return
+    if isinstance(latents, int):
+        if latents < 1:
+            raise CoderError(f"at least one latent must be looked at; got latents={latents}.")
+        return
+    wrong = [i for i in latents if not 0 <= i < d_sae]
+    if wrong or not latents or len(set(latents)) < len(latents):
+        raise CoderError(
+            f"latents must be different numbers from 0 to {d_sae - 1}, at least one; got {list(latents)[:20]}."
+        )
 
 
 def _find_places(coder: Encoder, site: str | Sequence[str] | None) -> Places:
@@ -120,22 +135,15 @@ def _check_settings(n_examples: int, n_random: int, window: int, quantiles: Sequ
 
 
 def _choose(
-    survey: Survey, d_sae: int, latents: Sequence[int] | int | None, generator: torch.Generator
+    survey: Survey, latents: Sequence[int] | int | None, generator: torch.Generator
 ) -> Int[Tensor, " n"]:
     """Rising numbers where they are drawn, in the order given where they are named."""
     alive = survey.alive.cpu()
     if latents is None:
         return alive
     if isinstance(latents, int):
-        if latents < 1:
-            raise CoderError(f"at least one latent must be looked at; got latents={latents}.")
         drawn = torch.randperm(len(alive), generator=generator)[:latents]
         return alive[drawn].sort().values
-    wrong = [i for i in latents if not 0 <= i < d_sae]
-    if wrong or not latents or len(set(latents)) < len(latents):
-        raise CoderError(
-            f"latents must be different numbers from 0 to {d_sae - 1}, at least one; got {list(latents)[:20]}."
-        )
     return torch.tensor(list(latents), dtype=torch.long)
 
 
