@@ -54,6 +54,10 @@ class CoderError(InterpError):
     """A sparse coder, its training or its data was asked for something that has no meaning."""
 
 
+class SteeringError(InterpError):
+    """A steering, its extraction, its dose or its baking was asked for something that has no meaning."""
+
+
 class LensError(InterpError):
     """A lens or a head score was asked for something that has no meaning."""
 

@@ -2,32 +2,31 @@
 
 from __future__ import annotations
 
-import os
-import sys
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from interp.cli.bench_runs import (
+    CsvOption,
+    DeviceOption,
+    QuickOption,
+    SeedOption,
+    ShapesOption,
+    ThreadsOption,
+    prepare_run,
+    print_report,
+    say,
+    share_cores,
+)
+from interp.cli.bench_steering import add_commands
 from interp.errors import BenchError
 
 if TYPE_CHECKING:
-    import torch
-
-    from interp.bench import Report
+    pass
 
 bench_app = typer.Typer(invoke_without_command=True)
-
-QuickOption = Annotated[bool, typer.Option("--quick", help="Fewer sizes and repeats: within a minute.")]
-CsvOption = Annotated[Path | None, typer.Option(help="Append the rows to this CSV file.")]
-SeedOption = Annotated[int, typer.Option(help="Of weights, prompts and sampled sites.")]
-ThreadsOption = Annotated[int | None, typer.Option(help="Of PyTorch; by default as many as it has.", min=1)]
-ShapesOption = Annotated[
-    list[str] | None, typer.Option(help="LAYERSxWIDTH of a GPT-2 model; may be repeated.")
-]
-DeviceOption = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
 
 
 @bench_app.callback()
@@ -61,7 +60,7 @@ def run_sweep(
 
     interp bench sweep --quick --csv sweep.csv
     """
-    _share_cores(quick)
+    share_cores(quick)
     from interp import bench
     from interp.bench.sweep_report import SweepRow
 
@@ -70,8 +69,8 @@ def run_sweep(
     asked["differences"] = tuple(difference or ()) or None
     plan = bench.SweepPlan.quick(seed) if quick else bench.SweepPlan(seed=seed)
     plan = replace(plan, **{name: value for name, value in asked.items() if value is not None})
-    where, keep = _prepare(device, csv, SweepRow)
-    _print_report(bench.run_sweep(plan, where, _say, keep), csv)
+    where, keep = prepare_run(device, csv, SweepRow)
+    print_report(bench.run_sweep(plan, where, say, keep), csv)
 
 
 @bench_app.command("growth")
@@ -86,14 +85,14 @@ def run_growth(
 
     interp bench growth --quick --csv growth.csv
     """
-    _share_cores(quick)
+    share_cores(quick)
     from interp import bench
     from interp.bench.growth_report import GrowthRow
 
     plan = bench.GrowthPlan.quick(seed) if quick else bench.GrowthPlan(seed=seed)
     plan = plan if threads is None else replace(plan, threads=threads)
-    where, keep = _prepare(device, csv, GrowthRow)
-    _print_report(bench.run_growth(plan, where, _say, keep), csv)
+    where, keep = prepare_run(device, csv, GrowthRow)
+    print_report(bench.run_growth(plan, where, say, keep), csv)
 
 
 @bench_app.command("attribution")
@@ -109,15 +108,15 @@ def run_attribution(
 
     interp bench attribution --quick --csv attribution.csv
     """
-    _share_cores(quick)
+    share_cores(quick)
     from interp import bench
     from interp.bench.attribution_report import AttributionRow
 
     plan = bench.AttributionPlan.quick(seed) if quick else bench.AttributionPlan(seed=seed)
     shapes = tuple(bench.parse_shape(text) for text in shape or ()) or plan.shapes
     plan = replace(plan, shapes=shapes, threads=threads)
-    where, keep = _prepare(device, csv, AttributionRow)
-    _print_report(bench.run_attribution(plan, where, _say, keep), csv)
+    where, keep = prepare_run(device, csv, AttributionRow)
+    print_report(bench.run_attribution(plan, where, say, keep), csv)
 
 
 @bench_app.command("methods")
@@ -132,13 +131,13 @@ def run_methods(
 
     interp bench methods --quick --csv methods.csv
     """
-    _share_cores(quick)
+    share_cores(quick)
     from interp import bench
     from interp.bench.methods_report import MethodAgreementRow
 
     plan = bench.MethodsPlan.quick(seed) if quick else bench.MethodsPlan(seed=seed)
-    where, keep = _prepare(device, csv, MethodAgreementRow)
-    _print_report(bench.run_methods(replace(plan, threads=threads), where, _say, keep), csv)
+    where, keep = prepare_run(device, csv, MethodAgreementRow)
+    print_report(bench.run_methods(replace(plan, threads=threads), where, say, keep), csv)
 
 
 @bench_app.command("edges")
@@ -154,14 +153,14 @@ def run_edges(
 
     interp bench edges --quick --csv edges.csv
     """
-    _share_cores(quick)
+    share_cores(quick)
     from interp import bench
     from interp.bench.edges_report import EdgeRow
 
     plan = bench.EdgesPlan.quick(seed) if quick else bench.EdgesPlan(seed=seed)
     shapes = tuple(bench.parse_shape(text) for text in shape or ()) or plan.shapes
-    where, keep = _prepare(device, csv, EdgeRow)
-    _print_report(bench.run_edges(replace(plan, shapes=shapes, threads=threads), where, _say, keep), csv)
+    where, keep = prepare_run(device, csv, EdgeRow)
+    print_report(bench.run_edges(replace(plan, shapes=shapes, threads=threads), where, say, keep), csv)
 
 
 @bench_app.command("recovery")
@@ -176,13 +175,13 @@ def run_recovery(
 
     interp bench recovery --quick --csv recovery.csv
     """
-    _share_cores(quick)
+    share_cores(quick)
     from interp import bench
     from interp.bench.recovery_report import RecoveryRow
 
     plan = bench.RecoveryPlan.quick(seed) if quick else bench.RecoveryPlan(seed=seed)
-    where, keep = _prepare(device, csv, RecoveryRow)
-    _print_report(bench.run_recovery(replace(plan, threads=threads), where, _say, keep), csv)
+    where, keep = prepare_run(device, csv, RecoveryRow)
+    print_report(bench.run_recovery(replace(plan, threads=threads), where, say, keep), csv)
 
 
 @bench_app.command("coder-memory")
@@ -199,7 +198,7 @@ def run_coder_memory(
 
     interp bench coder-memory --quick --csv coder-memory.csv
     """
-    _share_cores(quick)
+    share_cores(quick)
     from interp import bench
     from interp.bench.coder_memory_report import CoderMemoryRow
 
@@ -208,8 +207,8 @@ def run_coder_memory(
     plan = replace(plan, **{name: value for name, value in asked.items() if value is not None})
     if folder is not None and not folder.is_dir():
         raise BenchError(f"there is no folder {str(folder)!r}; make it.")
-    _, keep = _prepare("cpu", csv, CoderMemoryRow)
-    _print_report(bench.run_coder_memory(plan, folder, _say, keep), csv)
+    _, keep = prepare_run("cpu", csv, CoderMemoryRow)
+    print_report(bench.run_coder_memory(plan, folder, say, keep), csv)
 
 
 @bench_app.command("coder-step")
@@ -228,15 +227,15 @@ def run_coder_step(
 
     interp bench coder-step --quick --csv coder-step.csv
     """
-    _share_cores(quick)
+    share_cores(quick)
     from interp import bench
     from interp.bench.coder_step_report import CoderStepRow
 
     plan = bench.CoderStepPlan.quick(seed) if quick else bench.CoderStepPlan(seed=seed)
     asked: dict[str, Any] = {"d_in": d_in, "d_sae": d_sae, "batch_size": batch, "k": k, "threads": threads}
     plan = replace(plan, **{name: value for name, value in asked.items() if value is not None})
-    where, keep = _prepare(device, csv, CoderStepRow)
-    _print_report(bench.run_coder_step(plan, where, _say, keep), csv)
+    where, keep = prepare_run(device, csv, CoderStepRow)
+    print_report(bench.run_coder_step(plan, where, say, keep), csv)
 
 
 @bench_app.command("coders")
@@ -259,7 +258,7 @@ def run_coders(
 
     interp bench coders --quick --csv coders.csv
     """
-    _share_cores(quick)
+    share_cores(quick)
     from interp import bench
     from interp.bench.coders_report import CodersRow
 
@@ -267,8 +266,8 @@ def run_coders(
     asked: dict[str, Any] = {"seeds": seeds, "tokens": tokens, "threads": threads}
     asked |= {"suites": tuple(suite or ()) or None, "architectures": tuple(architecture or ()) or None}
     plan = replace(plan, **{name: value for name, value in asked.items() if value is not None})
-    where, keep = _prepare(device, csv, CodersRow)
-    _print_report(bench.run_coders(plan, where, _say, keep), csv)
+    where, keep = prepare_run(device, csv, CodersRow)
+    print_report(bench.run_coders(plan, where, say, keep), csv)
 
 
 @bench_app.command("coder-models")
@@ -288,7 +287,7 @@ def run_coder_models(
 
     interp bench coder-models --quick --csv coder-models.csv
     """
-    _share_cores(quick)
+    share_cores(quick)
     from interp import bench
     from interp.bench.coder_models_report import CoderModelRow
 
@@ -300,55 +299,8 @@ def run_coder_models(
         "threads": threads,
     }
     plan = replace(plan, **{name: value for name, value in asked.items() if value is not None})
-    where, keep = _prepare(device, csv, CoderModelRow)
-    _print_report(bench.run_coder_models(plan, where, _say, keep), csv)
+    where, keep = prepare_run(device, csv, CoderModelRow)
+    print_report(bench.run_coder_models(plan, where, say, keep), csv)
 
 
-def _share_cores(quick: bool) -> None:
-    """Let threads sleep while they wait, which OpenMP reads when torch is loaded.
-
-    By default they spin; where another process has a core, every small operation then waits for a
-    turn of the scheduler, and a quick look takes minutes and measures nothing.
-    """
-    if quick and "torch" not in sys.modules:
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
-def _prepare(
-    device: str, csv: Path | None, kind: type[Any]
-) -> tuple[torch.device | None, Callable[[Sequence[Any]], None] | None]:
-    """The device, and what writes rows; a file that does not fit is refused before anything is measured."""
-    from interp.bench import append_rows, check_rows_file, describe_setting
-    from interp.cli.inputs import check_device
-
-    where = check_device(device)
-    if csv is None or where is None:
-        return where, None
-    check_rows_file(csv, kind)
-    return where, lambda rows: append_rows(csv, describe_setting(where), rows)
-
-
-def _say(line: str) -> None:
-    typer.echo(line, err=True)
-
-
-def _print_report(report: Report[Any], csv: Path | None) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    console = Console()
-    for part in report.tables:
-        table = Table(box=SIMPLE_HEAD)
-        for number, heading in enumerate(part.headings):
-            table.add_column(escape(heading), justify="right" if number else "left", no_wrap=not number)
-        for cells in part.cells:
-            table.add_row(*map(escape, cells))
-        console.print(part.title, style="bold", markup=False, highlight=False, soft_wrap=True)
-        console.print(table)
-    for note in report.notes:
-        console.print(note, highlight=False, markup=False)
-    if csv is not None:
-        console.print(f"Written: {csv.absolute()}", soft_wrap=True, highlight=False, markup=False)
-    typer.echo(report.last_line)
+add_commands(bench_app)

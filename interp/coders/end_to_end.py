@@ -23,12 +23,12 @@ from tqdm.auto import tqdm
 from interp.coders.coder import Coder
 from interp.coders.end_to_end_training import EndToEndLoss, EndToEndTraining
 from interp.coders.sources.prompts import LongPrompts, PromptReader
-from interp.coders.sources.text_digest import describe_data
 from interp.coders.train.config import TrainingConfig
 from interp.coders.wiring import wire
 from interp.errors import CoderError, unknown_name
 from interp.models.model import Model
 from interp.models.text_data import Prompts, pad_prompts
+from interp.models.text_digest import describe_data
 from interp.types import SiteLike
 
 _POOL = 64

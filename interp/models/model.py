@@ -55,6 +55,8 @@ class Model:
         self.bridge = bridge
         self._parameters = parameters
         self._prompt: Prompt | None = None
+        self.beams = 1
+        """Beams of the generation now running: under a KV cache their rows change places between steps."""
         self.active_edits: list[tuple[str, int, Any]] = []
         """Edits now installed, as (hook name, stage, torch hook); kept by ``models.hooks``."""
         self.edit_handles: dict[str, list[Any]] = {}
@@ -112,6 +114,10 @@ class Model:
         for name, parameter in self.module.named_parameters():
             if not is_added(name) and not is_replaced(name):
                 yield parameter
+
+    def named_weights(self) -> dict[str, Tensor]:
+        """Every parameter by the name it has in the model's own checkpoint."""
+        return dict(self._parameters)
 
     def train(self, mode: bool = True) -> Model:
         """Training mode of the module (dropout on); returns self.
@@ -201,7 +207,8 @@ class Model:
                 f"{tokens.shape[1]} tokens and {max_new_tokens} new ones do not fit the model's context of "
                 f"{self.traits.n_ctx}; max_new_tokens must lie in 1..{self.traits.n_ctx - tokens.shape[1] + 1}."
             )
-        with self._generating(Prompt.from_mask(len(tokens), tokens.shape[1], attention_mask)):
+        beams = int(options.get("num_beams") or 1) if use_cache else 1
+        with self.continuing(Prompt.from_mask(len(tokens), tokens.shape[1], attention_mask), beams):
             mask = torch.ones_like(tokens) if attention_mask is None else attention_mask.long()
             options = {"do_sample": False, **options}
             if options.get("pad_token_id") is None:
@@ -218,12 +225,17 @@ class Model:
             )
 
     @contextmanager
-    def _generating(self, prompt: Prompt) -> Iterator[None]:
-        before, self._prompt = self._prompt, prompt
+    def continuing(self, prompt: Prompt, beams: int = 1) -> Iterator[None]:
+        """Take what comes after ``prompt`` as generated, in every forward inside the block.
+
+        A plain forward over prompt and continuation then steers the tokens that generation would have.
+        """
+        before = self._prompt, self.beams
+        self._prompt, self.beams = prompt, beams
         try:
             yield
         finally:
-            self._prompt = before
+            self._prompt, self.beams = before
 
     @property
     def generating_from(self) -> Prompt | None:

@@ -12,10 +12,10 @@ from interp.coders.batch import CoderBatch
 from interp.coders.sources.layout import SourceLayout, list_differences
 from interp.coders.sources.prompts import LongPrompts, PromptReader
 from interp.coders.sources.reading import Reading, RowOptions, gather_rows, plan_reading
-from interp.coders.sources.text_digest import describe_data
 from interp.errors import CoderError
 from interp.models import Model
 from interp.models.text_data import Prompts
+from interp.models.text_digest import describe_data
 from interp.types import SiteLike
 
 Sites = SiteLike | Iterable[SiteLike]
