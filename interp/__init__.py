@@ -96,6 +96,7 @@ if TYPE_CHECKING:
     from interp.errors import RecordError as RecordError
     from interp.errors import RuleError as RuleError
     from interp.errors import SiteError as SiteError
+    from interp.errors import SteeringError as SteeringError
     from interp.errors import TaskError as TaskError
     from interp.errors import TokenizationError as TokenizationError
     from interp.lenses import attention_patterns as attention_patterns
@@ -153,6 +154,32 @@ if TYPE_CHECKING:
     from interp.results import RecoveryTable as RecoveryTable
     from interp.results import SetScores as SetScores
     from interp.results import TokenScores as TokenScores
+    from interp.steering import Steering as Steering
+    from interp.steering import calibrate_dose as calibrate_dose
+    from interp.steering import extract_steering as extract_steering
+    from interp.steering import load_steering as load_steering
+    from interp.steering.apply import apply_rows as apply_rows
+    from interp.steering.bake import bake_bias as bake_bias
+    from interp.steering.bake import bake_orthogonal as bake_orthogonal
+    from interp.steering.bake import compare_baked as compare_baked
+    from interp.steering.bake import edit_spectrum as edit_spectrum
+    from interp.steering.bake import fit_casal as fit_casal
+    from interp.steering.conditions import fit_condition as fit_condition
+    from interp.steering.controller import fit_controller as fit_controller
+    from interp.steering.evaluate import evaluate_steering as evaluate_steering
+    from interp.steering.evaluate import measure_off_target as measure_off_target
+    from interp.steering.extract import extract_directions as extract_directions
+    from interp.steering.learn import fit_layerwise_maps as fit_layerwise_maps
+    from interp.steering.learn import fit_lineas as fit_lineas
+    from interp.steering.learn import fit_low_rank as fit_low_rank
+    from interp.steering.monitor import detector_of as detector_of
+    from interp.steering.monitor import fit_detector as fit_detector
+    from interp.steering.monitor import fit_guard as fit_guard
+    from interp.steering.monitor import load_detector as load_detector
+    from interp.steering.monitor import load_guard as load_guard
+    from interp.steering.monitor import watch as watch
+    from interp.steering.search import compare_searches as compare_searches
+    from interp.steering.search import search_steering as search_steering
     from interp.types import Site as Site
     from interp.types import parse_site as parse_site
     from interp.types import parse_sites as parse_sites
@@ -259,6 +286,7 @@ _EXPORTS = {
         "RecordError",
         "RuleError",
         "SiteError",
+        "SteeringError",
         "TaskError",
         "TokenizationError",
     ),
@@ -328,6 +356,44 @@ _EXPORTS = {
         "RecoveryTable",
         "SetScores",
         "TokenScores",
+    ),
+    "interp.steering": (
+        "Steering",
+        "calibrate_dose",
+        "extract_steering",
+        "load_steering",
+    ),
+    "interp.steering.apply": ("apply_rows",),
+    "interp.steering.bake": (
+        "bake_bias",
+        "bake_orthogonal",
+        "compare_baked",
+        "edit_spectrum",
+        "fit_casal",
+    ),
+    "interp.steering.conditions": ("fit_condition",),
+    "interp.steering.controller": ("fit_controller",),
+    "interp.steering.evaluate": (
+        "evaluate_steering",
+        "measure_off_target",
+    ),
+    "interp.steering.extract": ("extract_directions",),
+    "interp.steering.learn": (
+        "fit_layerwise_maps",
+        "fit_lineas",
+        "fit_low_rank",
+    ),
+    "interp.steering.monitor": (
+        "detector_of",
+        "fit_detector",
+        "fit_guard",
+        "load_detector",
+        "load_guard",
+        "watch",
+    ),
+    "interp.steering.search": (
+        "compare_searches",
+        "search_steering",
     ),
     "interp.types": (
         "Site",

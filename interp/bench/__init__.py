@@ -33,5 +33,9 @@ from interp.bench.report import Table as Table
 from interp.bench.rows import append_rows as append_rows
 from interp.bench.rows import check_rows_file as check_rows_file
 from interp.bench.setting import describe_setting as describe_setting
+from interp.bench.steering_gates import SteeringGatesPlan as SteeringGatesPlan
+from interp.bench.steering_gates import run_steering_gates as run_steering_gates
+from interp.bench.steering_maps import SteeringMapsPlan as SteeringMapsPlan
+from interp.bench.steering_maps import run_steering_maps as run_steering_maps
 from interp.bench.sweep import SweepPlan as SweepPlan
 from interp.bench.sweep import run_sweep as run_sweep

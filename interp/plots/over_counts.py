@@ -42,13 +42,17 @@ def add_curves(
     y_title: str = "",
     named: bool,
     size: tuple[int, int] = (WIDTH, HEIGHT),
+    unit: str = "latent",
 ) -> Panel:
-    """A panel of curves; those of one name share a legend entry, which the ``named`` panel gives."""
+    """A panel of curves; those of one name share a legend entry, which the ``named`` panel gives.
+
+    ``unit`` is what is counted, for hovers.
+    """
     panel = sheet.add_panel(title, *size, left=52, bottom=44)
     ends = (math.log10(ks[0]), math.log10(ks[-1]))
     air = 0.06 * (ends[1] - ends[0]) or 0.3
     for curve in curves:
-        _add_curve(sheet, panel, ks, curve, named, (ends[0] - air, ends[1] + air))
+        _add_curve(sheet, panel, ks, curve, named, (ends[0] - air, ends[1] + air), unit)
     number = panel.xaxis[1:]
     sheet.figure.layout[f"xaxis{number}"] = value_axis(
         x_title,
@@ -63,7 +67,13 @@ def add_curves(
 
 
 def _add_curve(
-    sheet: Sheet, panel: Panel, ks: Sequence[int], curve: Curve, named: bool, ends: tuple[float, float]
+    sheet: Sheet,
+    panel: Panel,
+    ks: Sequence[int],
+    curve: Curve,
+    named: bool,
+    ends: tuple[float, float],
+    unit: str,
 ) -> None:
     level = curve.level
     x = [10 ** ends[0], 10 ** ends[1]] if level else list(ks)
@@ -73,7 +83,7 @@ def _add_curve(
         add_band(sheet, x, curve.low, curve.high, rgba(curve.color, 0.15), shared)
     texts = [
         f"<b>{escape_text(curve.name)}</b><br>"
-        + ("" if level else f"{k} latent{'s' * (k > 1)}<br>")
+        + ("" if level else f"{k} {unit}{'s' * (k > 1)}<br>")
         + f"{value:z.3f}"
         + _interval(curve, i, level)
         for i, (k, value) in enumerate(zip(x, y.tolist(), strict=True))

@@ -9,6 +9,8 @@ from interp.results.attention import AttentionPatterns as AttentionPatterns
 from interp.results.attention import HeadRole as HeadRole
 from interp.results.attention import HeadScores as HeadScores
 from interp.results.attention import RankedHead as RankedHead
+from interp.results.baking import AbstentionReport as AbstentionReport
+from interp.results.baking import BakeReport as BakeReport
 from interp.results.checkpoints import HeadDevelopment as HeadDevelopment
 from interp.results.circuit import Circuit as Circuit
 from interp.results.circuit_checks import CircuitCheck as CircuitCheck
@@ -60,6 +62,7 @@ from interp.results.probing import SparseProbing as SparseProbing
 from interp.results.provenance import Provenance as Provenance
 from interp.results.record import Record as Record
 from interp.results.recovery import Recovery as Recovery
+from interp.results.relation_neurons import RelationNeurons as RelationNeurons
 from interp.results.repair import AttentionMove as AttentionMove
 from interp.results.repair import Repair as Repair
 from interp.results.scores import PatchScores as PatchScores
@@ -67,5 +70,15 @@ from interp.results.scores import RankedSite as RankedSite
 from interp.results.scores import SiteScores as SiteScores
 from interp.results.sets import RankedSet as RankedSet
 from interp.results.sets import SetScores as SetScores
+from interp.results.steering_directions import PlantedRecovery as PlantedRecovery
+from interp.results.steering_directions import SteeringDirections as SteeringDirections
+from interp.results.steering_evaluation import OffTarget as OffTarget
+from interp.results.steering_evaluation import SteeringEvaluation as SteeringEvaluation
+from interp.results.steering_gate import ConditionReport as ConditionReport
+from interp.results.steering_gate import ControllerHistory as ControllerHistory
+from interp.results.steering_gate import GatedEffects as GatedEffects
+from interp.results.steering_training import SteeringLog as SteeringLog
+from interp.results.steering_training import SteeringTraining as SteeringTraining
 from interp.results.subspace import SubspaceReport as SubspaceReport
 from interp.results.tokens import TokenScores as TokenScores
+from interp.results.value_vectors import ValueVectors as ValueVectors

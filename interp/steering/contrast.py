@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal, get_args
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from interp.errors import SteeringError
+from interp.errors import SteeringError, unknown_name
 from interp.models.capture import capture
 from interp.models.digest import digest_weights
 from interp.models.model import Model
@@ -19,6 +20,11 @@ from interp.results.provenance import Provenance
 from interp.steering.steering import place_of
 from interp.types import Site, SiteLike, parse_site, parse_sites
 
+if TYPE_CHECKING:
+    from interp.coders.files import AnyCoder
+
+Pool = Literal["mean", "max"]
+"""What becomes of a prompt's tokens: their mean, or the largest value of every entry."""
 READ_AT = ("all",)
 """Positions that are read where a site names none: the mean over all tokens. On the bundled model the last token,
 a full stop, gave directions that turned the wrong way round in the next layer."""
@@ -115,6 +121,9 @@ class Contrast:
     model_digest: str
     data: str
     provenance: Provenance
+    latents: Mapping[str, ContrastRows] = field(default_factory=dict)
+    """Latents [prompt, d_sae] of every coder by its name, pooled over the same tokens."""
+    coders: Mapping[str, AnyCoder] = field(default_factory=dict)
 
     def at(self, site: SiteLike) -> ContrastRows:
         """Rows at a site. Raises :class:`SteeringError` for one that was not read."""
@@ -123,6 +132,38 @@ class Contrast:
             raise SteeringError(f"{wanted} was not read; there is {', '.join(map(str, self.rows))}.")
         return self.rows[wanted]
 
+    def latents_of(self, name: str) -> ContrastRows:
+        """Latents of a coder. Raises :class:`SteeringError` for one that was not read with."""
+        if name not in self.latents:
+            raise SteeringError(unknown_name("coder", name, self.latents))
+        return self.latents[name]
+
+
+def coder_sites(coder: AnyCoder) -> tuple[Site, Site]:
+    """Where a coder reads and where its decoder writes.
+
+    Raises :class:`SteeringError` for a coder of several sites, without any, or that needs gradients to read.
+    """
+    reads, writes = coder.sites, coder.target_sites
+    if len(reads) != 1 or len(writes) != 1 or coder.W_dec.ndim != 2:
+        raise SteeringError(
+            "directions are taken from coders that read one site and write one; this one reads "
+            f"{list(reads)} and writes {list(writes)}. Set coder.sites and coder.target_sites if they are missing."
+        )
+    config = getattr(coder, "config", None)
+    if getattr(config, "firing", None) == "gradient":
+        raise SteeringError("a gradient coder's latents need gradients, which a contrast does not read.")
+    return parse_site(reads[0]), parse_site(writes[0])
+
+
+@dataclass(frozen=True, eq=False)
+class _Reader:
+    """One thing that is kept of a prompt: an activation, or a coder's latents of it."""
+
+    site: Site
+    """With the positions that are pooled."""
+    encode: Callable[[Tensor], Tensor] | None = None
+
 
 def read_contrast(
     model: Model,
@@ -130,33 +171,39 @@ def read_contrast(
     negative: Prompts,
     sites: SiteLike | Iterable[SiteLike],
     *,
+    coders: Mapping[str, AnyCoder] | None = None,
+    pool: Pool = "mean",
     paired: bool | None = None,
     batch_size: int = 32,
     text_column: str = "text",
     progress: bool = False,
 ) -> Contrast:
-    """Activations of both sides at all sites in one pass over the prompts.
+    """Activations of both sides at all sites, and latents of ``coders``, in one pass over the prompts.
 
-    A prompt gives one vector a site: the mean over the site's positions, all tokens where it names none
-    (``"resid_post[2]@-1"``: the last token). A site without a layer is read in all. Heads stand side by side,
-    [head * d_head]. One vector a prompt and site is kept, in single precision on the CPU. ``paired`` says that
-    prompt i of one side belongs to prompt i of the other; ``None`` pairs sides of equal size that are given as lists.
+    A prompt gives one vector a site: the mean over the site's positions (``pool="max"``: the largest of every
+    entry), all tokens where it names none (``"resid_post[2]@-1"``: the last token). A site without a layer is read in
+    all. Heads stand side by side, [head * d_head]. One vector a prompt and site is kept, in single precision on
+    the CPU. Every coder, by a name of your own, reads tokens at its site and is pooled like the site that it writes
+    to, which is read too. ``paired`` says that prompt i of one side belongs to prompt i of the other; ``None``
+    pairs sides of equal size that are given as lists.
 
-    Raises :class:`SteeringError` for an empty side, sides of unequal size that are paired, and sites with rows.
+    Raises :class:`SteeringError` for an empty side, sides of unequal size that are paired, sites with rows, and
+    coders of several sites.
     """
+    if pool not in get_args(Pool):
+        raise SteeringError(unknown_name("pool", pool, get_args(Pool)))
+    coders = dict(coders or {})
     wanted = [whole for site in parse_sites(sites) for whole in _layers(model, site)]
+    readers = _readers(wanted, coders)
     sides = [
-        _read_side(model, side, wanted, batch_size, text_column, progress, name)
+        _read_side(model, side, list(readers.values()), pool, batch_size, text_column, progress, name)
         for name, side in (("positive", positive), ("negative", negative))
     ]
     if paired is None:
         paired = isinstance(positive, list | tuple) and len(sides[0][0]) == len(sides[1][0])
-    rows = {
-        place_of(site): ContrastRows(p, n, paired)
-        for site, p, n in zip(wanted, sides[0], sides[1], strict=True)
-    }
+    rows = {key: ContrastRows(p, n, paired) for key, p, n in zip(readers, sides[0], sides[1], strict=True)}
     return Contrast(
-        rows,
+        {key: found for key, found in rows.items() if isinstance(key, Site)},
         digest_weights(model),
         f"positive: {describe_data(positive)}; negative: {describe_data(negative)}",
         Provenance(
@@ -168,7 +215,28 @@ def read_contrast(
             device=str(model.device),
             dtype=str(model.dtype).removeprefix("torch."),
         ),
+        {key: found for key, found in rows.items() if isinstance(key, str)},
+        coders,
     )
+
+
+def _readers(wanted: list[Site], coders: Mapping[str, AnyCoder]) -> dict[Site | str, _Reader]:
+    """By site without positions, or by the name of a coder."""
+    found: dict[Site | str, _Reader] = {}
+    for site in wanted:
+        if found.setdefault(place_of(site), _Reader(site)).site != site:
+            raise SteeringError(
+                f"{place_of(site)} is to be read at two kinds of positions; read one at a time."
+            )
+    for name, coder in coders.items():
+        reads, writes = coder_sites(coder)
+        target = found.setdefault(place_of(writes), _Reader(place_of(writes)))
+        found[name] = _Reader(replace(place_of(reads), positions=target.site.positions), _encoder(coder))
+    return found
+
+
+def _encoder(coder: AnyCoder) -> Callable[[Tensor], Tensor]:
+    return lambda value: coder.encode(value.to(coder.W_dec)).to(value.device)
 
 
 def _layers(model: Model, site: Site) -> list[Site]:
@@ -182,16 +250,18 @@ def _layers(model: Model, site: Site) -> list[Site]:
 def _read_side(
     model: Model,
     prompts: Prompts,
-    sites: list[Site],
+    readers: list[_Reader],
+    pool: Pool,
     batch_size: int,
     text_column: str,
     progress: bool,
     name: str,
 ) -> list[Tensor]:
-    """[prompt, d] of every site."""
+    """[prompt, d] of every reader."""
     from tqdm.auto import tqdm
 
-    found: list[list[Tensor]] = [[] for _ in sites]
+    found: list[list[Tensor]] = [[] for _ in readers]
+    places = list(dict.fromkeys(place_of(reader.site) for reader in readers))
     bar = tqdm(disable=not progress, desc=f"{name} prompts")
     pending: list[Tensor] = []
 
@@ -199,18 +269,21 @@ def _read_side(
         tokens, mask = pad_prompts(rows)
         with torch.no_grad():
             # whole sites: positions are chosen below, each row's own
-            cache = capture(model, tokens, [place_of(s) for s in sites], attention_mask=mask, unembed=False)
+            cache = capture(model, tokens, places, attention_mask=mask, unembed=False)
         columns = cache.columns
-        for site, into in zip(sites, found, strict=True):
+        for reader, into in zip(readers, found, strict=True):
+            site = reader.site
             value = cache[place_of(site)].flatten(2)
+            if reader.encode is not None:
+                with torch.no_grad():
+                    value = reader.encode(value)
             chosen = columns.select(site if site.positions is not None else site.at(*READ_AT), {})
-            weight = chosen.to(value)[..., None]
             empty = ~chosen.any(1)
             if bool(empty.any()):
                 raise SteeringError(
                     f"{site} chooses no token of a {name} prompt of {int(columns.prompt.lengths[empty][0])} tokens."
                 )
-            into.append(((value * weight).sum(1) / weight.sum(1)).float().cpu())
+            into.append(_pool(value, chosen, pool).float().cpu())
         bar.update(len(rows))
 
     with bar:
@@ -224,3 +297,12 @@ def _read_side(
     if not found[0]:
         raise SteeringError(f"there are no {name} prompts; give at least one.")
     return [torch.cat(parts) for parts in found]
+
+
+def _pool(
+    value: Float[Tensor, "batch pos d"], chosen: Bool[Tensor, "batch pos"], pool: Pool
+) -> Float[Tensor, "batch d"]:
+    if pool == "max":
+        return torch.where(chosen[..., None], value, -torch.inf).amax(1)
+    weight = chosen.to(value)[..., None]
+    return (value * weight).sum(1) / weight.sum(1)

@@ -1,127 +1,38 @@
-"""Dose: the KL that a strength costs on neutral text, measured and looked up.
+"""Dose: the strength of a steering by what it costs, KL(unsteered || steered) on neutral text (``kl``).
 
-``KL(unsteered || steered)`` in nats a token, over the whole vocabulary, at the tokens from the first steered one
-of a row on. A steering of generated tokens only (``@gen``) is measured on text whose first quarter is the prompt
-and whose rest counts as generated. Gates are left out: a dose is that of a prompt that is steered in full.
+A calibration is measured once and looked up; :func:`find_strength` searches for one dose, more exactly.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor
 
 from interp.errors import SteeringError
 from interp.models.model import Model
-from interp.models.positions import Prompt
 from interp.models.text_data import Prompts
 from interp.results.provenance import Provenance
 from interp.results.steering_dose import DoseCalibration
+from interp.steering.kl import BATCH, KLMeter, steered_rows
+from interp.steering.kl import KLByRow as KLByRow
+from interp.steering.kl import as_continued as as_continued
+from interp.steering.kl import kl_by_token as kl_by_token
+from interp.steering.kl import measure_kl as measure_kl
 from interp.steering.neutral import NeutralText, read_neutral
 from interp.steering.steering import Steering
-from interp.types import GENERATED
 
-_BATCH = 16
-_RESAMPLES = 1000
 _LARGEST_STRENGTH = 2.0**14
-_SMALLEST_STRENGTH = 2.0**-14
-_SETTLED = 1.02
-"""Twice the strength that brings less than this times the KL has reached all there is."""
-
-
-@dataclass(frozen=True, eq=False)
-class KLByRow:
-    """KL summed over the steered tokens of each row, by strength."""
-
-    total: Float[Tensor, "strength row"]
-    count: Int[Tensor, " row"]
-
-    @property
-    def mean(self) -> Float[Tensor, " strength"]:
-        """Nats a token."""
-        return self.total.sum(1) / self.count.sum()
-
-    def intervals(self, confidence: float, seed: int) -> tuple[Tensor, Tensor]:
-        """Percentile intervals of the mean, rows drawn with replacement: [strength] low and high."""
-        n = len(self.count)
-        rng = np.random.default_rng(seed)
-        counts = np.stack([np.bincount(rng.integers(0, n, n), minlength=n) for _ in range(_RESAMPLES)])
-        sums = counts @ self.total.numpy().T
-        weight = (counts @ self.count.numpy())[:, None]
-        tail = 50 * (1 - confidence)
-        low, high = np.percentile(sums / np.maximum(weight, 1), [tail, 100 - tail], axis=0)
-        return torch.from_numpy(low), torch.from_numpy(high)
-
-
-def measure_kl(
-    model: Model,
-    steering: Steering,
-    strengths: Sequence[float],
-    text: NeutralText,
-    *,
-    batch_size: int = _BATCH,
-    progress: Callable[[], object] | None = None,
-) -> KLByRow:
-    """KL(unsteered || steered) of every row of ``text`` at several strengths.
-
-    Interventions that are active act in both. Raises :class:`SteeringError` where the steering touches no
-    token of the text.
-    """
-    steering = steering.gated(None)
-    total = torch.zeros(len(strengths), len(text.rows), dtype=torch.float64)
-    count = torch.zeros(len(text.rows), dtype=torch.long)
-    for rows, tokens in text.batches(batch_size):
-        with torch.no_grad(), as_continued(model, steering, tokens):
-            base = model(tokens)
-            for number, strength in enumerate(strengths):
-                with steering.apply(model, strength=strength, any_model=True) as applied:
-                    steered = model(tokens)
-                after = _from_first(applied.touched)
-                divergence = kl_by_token(base, steered)
-                total[number, rows] = torch.where(after, divergence.cpu(), 0).sum(1)
-                count[rows] = after.sum(1)
-                if progress is not None:
-                    progress()
-    if not bool(count.any()):
-        raise SteeringError("the steering acts on no token of the neutral text; it has no dose there.")
-    return KLByRow(total, count)
-
-
-def kl_by_token(
-    base: Float[Tensor, "batch pos d_vocab"], steered: Float[Tensor, "batch pos d_vocab"]
-) -> Float[Tensor, "batch pos"]:
-    """KL(base || steered) of logits at every token, in double precision where rounding would show."""
-    found = torch.empty(base.shape[:2], dtype=torch.float64, device=base.device)
-    for row in range(len(base)):
-        log_base, log_steered = (x[row].double().log_softmax(-1) for x in (base, steered))
-        terms = torch.where(log_base == -torch.inf, 0.0, log_base.exp() * (log_base - log_steered))
-        found[row] = terms.sum(-1)
-    return found.clamp(min=0)
-
-
-def _from_first(touched: Tensor) -> Tensor:
-    return touched.long().cumsum(1) > 0
-
-
-def as_continued(
-    model: Model, steering: Steering, tokens: Int[Tensor, "batch pos"]
-) -> AbstractContextManager[None]:
-    """Take three quarters of the rows as generated where the steering acts on generated tokens only."""
-    if model.generating_from is not None or not acts_on_generated_only(steering):
-        return nullcontext()
-    n_prompt = max(1, tokens.shape[1] // 4)
-    return model.continuing(Prompt.from_mask(len(tokens), n_prompt, None))
-
-
-def acts_on_generated_only(steering: Steering) -> bool:
-    """Whether no step acts within a prompt."""
-    return all(step.site.positions == (GENERATED,) for step in steering.steps)
+_SEARCH_ROWS = 8
+"""Rows of text that the largest strength of a calibration is found on."""
+_MARGIN, _LOOSE = 1.25, 0.1
+"""The search aims above the largest dose, as its rows are few, and to this share of it."""
+_NOTICEABLE, _SETTLED = 1e-3, 1.02
+"""Twice the strength that brings less than this times a KL that can be told from 0 has reached all there is."""
+_GUESSES = 40
 
 
 def calibrate_dose(
@@ -134,7 +45,7 @@ def calibrate_dose(
     both_signs: bool = True,
     n: int = 64,
     length: int = 64,
-    batch_size: int = _BATCH,
+    batch_size: int = BATCH,
     confidence: float = 0.95,
     seed: int = 0,
     progress: bool = False,
@@ -142,9 +53,9 @@ def calibrate_dose(
     """The steering with its dose measured: KL on neutral text by strength, up to ``max_dose`` nats.
 
     ``neutral`` is data as for :func:`interp.capture_stream` (the first ``n`` rows, cut to ``length`` tokens);
-    text of the generated world if left out. The largest strength is found by doubling; ``n_strengths`` from 0
-    to it are measured on either side, evenly spaced, as the root of the KL grows evenly. An operation that has
-    an end (projecting out) is measured to its end.
+    text of the generated world if left out. The largest strength is searched for on a few rows; ``n_strengths``
+    from 0 to it are measured on either side, evenly spaced, as the root of the KL grows evenly. An operation that
+    has an end (projecting out) is measured no further than there.
 
     Raises :class:`SteeringError` for bad numbers, for text the steering does not touch, and where no strength
     changes the model's output.
@@ -158,9 +69,10 @@ def calibrate_dose(
         )
     begun = time.perf_counter()
     text = read_neutral(model, neutral, n=n, length=length, seed=seed)
-    few = replace(text, rows=text.rows[: min(8, len(text.rows))])
-    ends = [1.0, -1.0] if both_signs else [1.0]
-    largest = [_largest_strength(model, steering, sign, few, max_dose, batch_size) for sign in ends]
+    meter = KLMeter(model, steering, text, batch_size=batch_size)
+    few = steered_rows(model, meter.steering, text, _SEARCH_ROWS)
+    search = KLMeter(model, steering, few, batch_size=batch_size)
+    largest = [_largest_strength(search, sign, max_dose) for sign in ([1.0, -1.0] if both_signs else [1.0])]
     strengths = sorted(
         {0.0, *(end * (i + 1) / n_strengths for end in largest for i in range(n_strengths) if end)}
     )
@@ -168,9 +80,10 @@ def calibrate_dose(
         raise SteeringError(
             f"no strength up to {_LARGEST_STRENGTH:g} changes the model's output: {steering!r}."
         )
-    n_batches = sum(1 for _ in text.batches(batch_size))
-    with tqdm(total=n_batches * len(strengths), disable=not progress, desc="dose") as bar:
-        found = measure_kl(model, steering, strengths, text, batch_size=batch_size, progress=bar.update)
+    with tqdm(total=meter.n_batches * len(strengths), disable=not progress, desc="dose") as bar:
+        found = meter.measure(strengths, bar.update)
+    if not bool(torch.isfinite(found.mean).all()):
+        raise SteeringError(f"the model's output is not finite under {steering!r}; it has no dose.")
     low, high = found.intervals(confidence, seed)
     calibration = DoseCalibration(
         strengths=torch.tensor(strengths, dtype=torch.float64),
@@ -197,6 +110,40 @@ def calibrate_dose(
     return replace(steering, calibration=calibration)
 
 
+def find_strength(
+    model: Model,
+    steering: Steering,
+    dose: float,
+    text: NeutralText,
+    *,
+    tolerance: float = 0.01,
+    batch_size: int = BATCH,
+) -> float:
+    """A strength whose KL on ``text`` is ``dose`` nats, to a share of ``tolerance``, by bracketing.
+
+    For comparisons at equal dose, more exact than looking a calibration up; it is the smallest one where the KL rises
+    with the strength. A negative dose is a negative strength. Raises :class:`SteeringError` where no strength
+    reaches it.
+    """
+    if not dose:
+        return 0.0
+    sign, wanted = (-1.0 if dose < 0 else 1.0), abs(dose)
+    root = _root_of_kl(KLMeter(model, steering, text, batch_size=batch_size), sign)
+    bracket = _bracket(root, wanted**0.5, _full_strength(steering))
+    if bracket.at_high**2 < wanted * (1 - tolerance):
+        raise SteeringError(
+            f"no strength up to {bracket.high:g} reaches {wanted:g} nats: {bracket.at_high**2:.4g} there "
+            f"({steering!r})."
+        )
+    found, at_found = _close_in(root, wanted**0.5, bracket, tolerance)
+    if abs(at_found**2 / wanted - 1) > tolerance:
+        raise SteeringError(
+            f"the KL jumps past {wanted:g} nats at strength {sign * found:g}, from {bracket.at_low**2:.4g} to "
+            f"{at_found**2:.4g} nats; ask for another dose or a larger tolerance ({steering!r})."
+        )
+    return sign * found
+
+
 def _full_strength(steering: Steering) -> float | None:
     """The strength at which some step has reached its end; ``None`` where there is always more."""
     found = [
@@ -207,81 +154,75 @@ def _full_strength(steering: Steering) -> float | None:
     return min(found) if found else None
 
 
-def _largest_strength(
-    model: Model, steering: Steering, sign: float, text: NeutralText, max_dose: float, batch_size: int
-) -> float:
+def _largest_strength(meter: KLMeter, sign: float, max_dose: float) -> float:
     """A strength of this sign with a KL of a little more than ``max_dose``, or the largest there is; 0 for none."""
-    end = _full_strength(steering)
-    if end is not None:
-        return sign * end
-
-    def kl(strength: float) -> float:
-        return float(measure_kl(model, steering, [sign * strength], text, batch_size=batch_size).mean)
-
-    strength, wanted = 1.0, 1.1 * max_dose
-    here = kl(strength)
-    while here > wanted and strength > _SMALLEST_STRENGTH:
-        strength /= 2
-        here = kl(strength)
-    while here < wanted and strength < _LARGEST_STRENGTH:
-        there = kl(2 * strength)
-        if 1e-3 < there < _SETTLED * here:
-            break
-        strength, here = 2 * strength, there
-    if here == 0:
+    root = _root_of_kl(meter, sign)
+    wanted = (_MARGIN * max_dose) ** 0.5
+    bracket = _bracket(root, wanted, _full_strength(meter.steering))
+    if bracket.at_high == 0:
         return 0.0
-    # the root of the KL is about even in the strength: draw the end in where doubling went far beyond
-    while here > 2 * wanted:
-        closer = strength * (wanted / here) ** 0.5
-        smaller = kl(closer)
-        if smaller < wanted:
-            return sign * (strength + closer) / 2
-        strength, here = closer, smaller
-    return sign * strength
+    if bracket.at_high <= wanted:
+        return sign * bracket.high
+    return sign * _close_in(root, wanted, bracket, _LOOSE)[0]
 
 
-def find_strength(
-    model: Model,
-    steering: Steering,
-    dose: float,
-    text: NeutralText,
-    *,
-    tolerance: float = 0.01,
-    batch_size: int = _BATCH,
-) -> float:
-    """The smallest strength whose KL on ``text`` is ``dose`` nats, to a share of ``tolerance``, by bracketing.
-
-    For comparisons at equal dose, more exact than looking a calibration up. A negative dose is a negative
-    strength. Raises :class:`SteeringError` where no strength reaches it.
-    """
-    if not dose:
-        return 0.0
-    sign, wanted = (-1.0 if dose < 0 else 1.0), abs(dose) ** 0.5
+def _root_of_kl(meter: KLMeter, sign: float) -> Callable[[float], float]:
+    """The root of the KL by strength, which is about straight from 0; infinite where the model overflows."""
 
     def root(strength: float) -> float:
-        found = measure_kl(model, steering, [sign * strength], text, batch_size=batch_size)
-        return float(found.mean) ** 0.5
+        found = float(meter.measure([sign * strength]).mean) ** 0.5
+        return math.inf if math.isnan(found) else found
 
-    end = _full_strength(steering) or _LARGEST_STRENGTH
-    low, at_low = 0.0, 0.0
-    high = min(1.0, end)
-    at_high = root(high)
-    while at_high < wanted:
-        if high >= end:
-            raise SteeringError(
-                f"no strength up to {end:g} reaches {abs(dose):g} nats: {at_high**2:.4g} there ({steering!r})."
-            )
-        low, at_low = high, at_high
-        high = min(2 * high, end)
+    return root
+
+
+@dataclass
+class _Bracket:
+    """Two strengths and the roots of their KL, the wanted one in between unless none reaches it."""
+
+    low: float
+    at_low: float
+    high: float
+    at_high: float
+
+
+def _bracket(root: Callable[[float], float], wanted: float, end: float | None) -> _Bracket:
+    """By doubling, up to ``end``; where there is none, up to where more strength brings no more."""
+    limit = _LARGEST_STRENGTH if end is None else end
+    high = min(1.0, limit)
+    found = _Bracket(0.0, 0.0, high, root(high))
+    while found.at_high < wanted and found.high < limit:
+        high = min(2 * found.high, limit)
         at_high = root(high)
-    for _ in range(40):
-        guess = low + (high - low) * (wanted - at_low) / (at_high - at_low)
-        # away from the ends, or one of them would never move
-        guess = min(max(guess, low + 0.1 * (high - low)), high - 0.1 * (high - low))
+        if end is None and _NOTICEABLE < at_high**2 < _SETTLED * found.at_high**2:
+            break
+        found = _Bracket(found.high, found.at_high, high, at_high)
+    return found
+
+
+def _close_in(
+    root: Callable[[float], float], wanted: float, bracket: _Bracket, tolerance: float
+) -> tuple[float, float]:
+    """The strength in a bracket whose KL is the wanted one to a share of ``tolerance``, and the root of its KL.
+
+    Where none is, as at a jump, the upper end of what is left. The bracket is drawn in.
+    """
+    if abs(bracket.at_high**2 / wanted**2 - 1) <= tolerance:
+        return bracket.high, bracket.at_high
+    kept = 0
+    for _ in range(_GUESSES):
+        width = bracket.high - bracket.low
+        share = (wanted - bracket.at_low) / (bracket.at_high - bracket.at_low)
+        # halved where one end has stayed for long, or is infinite: a straight line says little there
+        share = 0.5 if abs(kept) > 2 or not math.isfinite(bracket.at_high) else min(max(share, 0.05), 0.95)
+        guess = bracket.low + width * share
         found = root(guess)
-        if abs(found**2 / abs(dose) - 1) <= tolerance:
-            return sign * guess
-        low, at_low, high, at_high = (
-            (guess, found, high, at_high) if found < wanted else (low, at_low, guess, found)
-        )
-    return sign * high
+        if abs(found**2 / wanted**2 - 1) <= tolerance:
+            return guess, found
+        if found < wanted:
+            bracket.low, bracket.at_low = guess, found
+            kept = max(kept, 0) + 1
+        else:
+            bracket.high, bracket.at_high = guess, found
+            kept = min(kept, 0) - 1
+    return bracket.high, bracket.at_high

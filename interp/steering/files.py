@@ -25,7 +25,11 @@ _KIND = "Steering"
 
 def gate_kinds() -> Mapping[str, type[Gate]]:
     """Kinds of gates that a file may hold."""
-    return {}
+    # gates stand above this file: they are known by their steerings
+    from interp.steering.conditions import Combination, Condition
+    from interp.steering.controller import Controller
+
+    return {one.kind: one for one in (Condition, Combination, Controller)}
 
 
 def save_steering(steering: Steering, path: str | Path) -> Path:

@@ -6,6 +6,7 @@ is continuous in between. Activations of heads are taken as one vector, [head * 
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -61,6 +62,12 @@ class Operation(ABC):
 
 def _unit(direction: Tensor) -> Tensor:
     return direction / direction.norm()
+
+
+def _check_finite(operation: Operation) -> None:
+    bad = [name for name, value in operation.tensors().items() if not bool(torch.isfinite(value).all())]
+    if bad:
+        raise SteeringError(f"{operation.kind} got NaN or infinite entries in its {', '.join(bad)}.")
 
 
 def _check_vector(kind: str, vector: Tensor) -> None:
@@ -127,6 +134,8 @@ class Clamp(Operation):
 
     def __post_init__(self) -> None:
         _check_vector(self.kind, self.direction)
+        if not math.isfinite(self.value):
+            raise SteeringError(f"clamp takes a finite value; got {self.value}.")
 
     @property
     def d(self) -> int:
@@ -186,6 +195,7 @@ class AffineMap(Operation):
                 f"an affine map with a bias of {d} entries takes a weight [{d}] or [{d}, {d}]; got "
                 f"{list(self.weight.shape)}."
             )
+        _check_finite(self)
 
     @property
     def d(self) -> int:
@@ -213,6 +223,7 @@ class LowRank(Operation):
                 f"a low-rank map with R {list(self.rotation.shape)} takes W of the same shape and one b a row; got W "
                 f"{list(self.weight.shape)} and b {list(self.bias.shape)}."
             )
+        _check_finite(self)
 
     @property
     def d(self) -> int:
@@ -246,6 +257,7 @@ class SetNeurons(Operation):
             raise SteeringError(
                 f"neurons must be different numbers in 0..{self.width - 1}; got {n.tolist()[:20]}."
             )
+        _check_finite(self)
 
     @property
     def d(self) -> int:

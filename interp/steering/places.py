@@ -72,14 +72,16 @@ class TextPattern(Where):
             )
         whole = Columns(columns.prompt, 0, columns.start + columns.n)
         rows = [
-            self._select_row(model, row[real]) for row, real in zip(tokens.cpu(), whole.real, strict=True)
+            self._select_row(model, row[real], int(real[: columns.start].sum()))
+            for row, real in zip(tokens.cpu(), whole.real, strict=True)
         ]
         chosen = torch.zeros_like(whole.real)
         for found, real, row in zip(chosen, whole.real, rows, strict=True):
             found[real] = row
         return chosen[:, columns.start :]
 
-    def _select_row(self, model: Model, tokens: Tensor) -> Tensor:
+    def _select_row(self, model: Model, tokens: Tensor, first: int) -> Tensor:
+        """For every token; those before ``first`` may be left out where later ones do not depend on them."""
         pieces = model.to_str_tokens(tokens)
         pattern, text = re.compile(self.pattern), ""
         chosen = torch.zeros(len(pieces), dtype=torch.bool)
@@ -87,11 +89,14 @@ class TextPattern(Where):
         for number, piece in enumerate(pieces):
             start, text = len(text), text + piece
             chosen[number] = ended
-            # an empty token, as a part of a character, belongs to no match
-            reaches = bool(piece) and any(match.end() > start for match in pattern.finditer(text))
+            if ended or (self.part == "match" and number < first):
+                continue
+            # an empty token, as a part of a character, belongs to no match, and an empty match to no token
+            reaches = any(match.end() > max(start, match.start()) for match in pattern.finditer(text))
             if self.part == "match":
                 chosen[number] = reaches
-            ended = ended or reaches
+            else:
+                ended = reaches
         return chosen
 
     def to_dict(self) -> dict[str, Any]:

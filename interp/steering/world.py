@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int
@@ -15,6 +16,9 @@ from interp.tasks.attributes import ATTRIBUTE_WORDS, ATTRIBUTES
 from interp.tasks.sentences import STEERABLE
 from interp.tasks.templates import Split
 from interp.tasks.world import generate_documents, token_ids
+
+_MOST_SENTENCES = 5
+"""Of a document."""
 
 
 def attribute_prompts(
@@ -31,11 +35,7 @@ def attribute_prompts(
     Texts have the first ``sentences`` sentences of a document (``None``: all); the other attributes are drawn
     at random, or ``held`` at given values. Raises :class:`SteeringError` for an unknown attribute or value.
     """
-    if attribute not in STEERABLE:
-        raise SteeringError(unknown_name("steerable attribute", attribute, STEERABLE))
-    for name, value in (held or {}).items():
-        if name not in STEERABLE or value not in ATTRIBUTES[name]:
-            raise SteeringError(f"{name}={value} is no value of a steerable attribute: {dict(ATTRIBUTES)}.")
+    _check_steerable(attribute, held)
     found: dict[str, list[str]] = {value: [] for value in ATTRIBUTES[attribute]}
     for document in generate_documents(10**9, seed, split, kinds=["attributes"]):
         kept = document.sentences[:sentences]
@@ -45,6 +45,93 @@ def attribute_prompts(
         if same and fits and len(found[value]) < n:
             found[value].append(" ".join(word for sentence in kept for word in sentence.words))
         if all(len(texts) == n for texts in found.values()):
+            return found
+    raise AssertionError("documents are endless")
+
+
+def _check_steerable(attribute: str, held: Mapping[str, str] | None = None) -> None:
+    if attribute not in STEERABLE:
+        raise SteeringError(unknown_name("steerable attribute", attribute, STEERABLE))
+    for name, value in (held or {}).items():
+        if name not in STEERABLE or value not in ATTRIBUTES[name]:
+            raise SteeringError(f"{name}={value} is no value of a steerable attribute: {dict(ATTRIBUTES)}.")
+
+
+def parse_target(text: str) -> tuple[str, str]:
+    """Attribute and value of a target as it is written: ``"sentiment=positive"``.
+
+    Raises :class:`SteeringError` for text without ``=``, an unknown attribute and an unknown value.
+
+    >>> parse_target("tense=past")
+    ('tense', 'past')
+    """
+    attribute, equals, value = (part.strip() for part in text.partition("="))
+    if not equals:
+        raise SteeringError(f"a target is written attribute=value, such as sentiment=positive; got {text!r}.")
+    _check_steerable(attribute)
+    if value not in ATTRIBUTES[attribute]:
+        raise SteeringError(unknown_name(f"value of {attribute}", value, ATTRIBUTES[attribute]))
+    return attribute, value
+
+
+def steerable_targets() -> tuple[str, ...]:
+    """Every value of every steerable attribute, as ``"sentiment=positive"``."""
+    return tuple(f"{attribute}={value}" for attribute in STEERABLE for value in ATTRIBUTES[attribute])
+
+
+def contrast_prompts(
+    target: str, n: int, seed: int = 0, *, split: Split = "train", sentences: int | None = 2
+) -> tuple[list[str], list[str]]:
+    """``n`` texts with a target value, and ``n`` with the attribute's other values, in equal shares.
+
+    Raises :class:`SteeringError` for an unknown target, and for fewer texts than there are other values.
+    """
+    attribute, value = parse_target(target)
+    others = [name for name in ATTRIBUTES[attribute] if name != value]
+    if n < len(others):
+        raise SteeringError(f"{target} has {len(others)} other values; ask for as many prompts; got n={n}.")
+    found = attribute_prompts(attribute, n, seed, split=split, sentences=sentences)
+    shares = [n // len(others) + (number < n % len(others)) for number in range(len(others))]
+    rest = [text for name, share in zip(others, shares, strict=True) for text in found[name][:share]]
+    return found[value], rest
+
+
+@dataclass(frozen=True)
+class AttributedText:
+    """A text whose every sentence has the same value of each steerable attribute."""
+
+    text: str
+    values: Mapping[str, str]
+    """Attribute -> value."""
+
+    def has(self, target: str) -> bool:
+        """Whether it has the value, such as ``"tense=past"``."""
+        attribute, value = parse_target(target)
+        return self.values[attribute] == value
+
+
+def attributed_texts(
+    n: int, seed: int = 0, *, without: str | None = None, split: Split = "train", sentences: int = 2
+) -> list[AttributedText]:
+    """``n`` texts of so many sentences with all their values, drawn at random.
+
+    ``without`` leaves those of one value out: what a steering towards it has yet to change. Raises
+    :class:`SteeringError` for an unknown value, less than one text, and sentences that no document has.
+    """
+    if n < 1 or not 1 <= sentences <= _MOST_SENTENCES:
+        raise SteeringError(
+            f"give at least one text, of 1 to {_MOST_SENTENCES} sentences; got n={n}, sentences={sentences}."
+        )
+    found: list[AttributedText] = []
+    for document in generate_documents(10**9, seed, split, kinds=["attributes"]):
+        kept = document.sentences[:sentences]
+        if len(kept) < sentences or any(s.attributes != kept[0].attributes for s in kept):
+            continue
+        text = " ".join(word for sentence in kept for word in sentence.words)
+        one = AttributedText(text, {name: kept[0].attributes[name] for name in STEERABLE})
+        if without is None or not one.has(without):
+            found.append(one)
+        if len(found) == n:
             return found
     raise AssertionError("documents are endless")
 

@@ -79,7 +79,7 @@ class Sentence:
 
 
 @cache
-def _compile(text: str) -> tuple[tuple[bool, str], ...]:
+def template_parts(text: str) -> tuple[tuple[bool, str], ...]:
     """Words and slots of a template in order: (is a slot, word or slot name)."""
     parts: list[tuple[bool, str]] = []
     done = 0
@@ -95,7 +95,7 @@ def _fill(text: str, fills: Mapping[str, str], names: Mapping[str, str]) -> tupl
     """Words and roles of a filled template; ``names`` renames slots to roles."""
     words: list[str] = []
     roles: list[str] = []
-    for is_slot, item in _compile(text):
+    for is_slot, item in template_parts(text):
         filled = fills[item].split() if is_slot else [item]
         words += filled
         roles += [names.get(item, item) if is_slot else ""] * len(filled)

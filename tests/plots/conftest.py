@@ -29,6 +29,10 @@ from fake_results import make_sets as make_sets
 from fake_results import make_site as make_site
 from fake_results import make_tokens as make_tokens
 from fake_reuse import reuse_gallery
+from fake_steering_baking import baking_gallery
+from fake_steering_directions import steering_directions_gallery
+from fake_steering_gate import steering_gate_gallery
+from fake_steering_maps import steering_maps_gallery
 from toy_checks import check_gallery
 
 from interp.results import (
@@ -131,4 +135,8 @@ def gallery(
         **ground_truth_gallery(),
         **recovery_gallery(),
         **reuse_gallery(),
+        **baking_gallery(),
+        **steering_directions_gallery(),
+        **steering_gate_gallery(),
+        **steering_maps_gallery(),
     }

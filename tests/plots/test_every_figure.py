@@ -44,6 +44,13 @@ KINDS = [
     "coder across sites", "training", "training many", "training one row", "training nothing",
     "training unmeasured",
     "pareto", "pareto one", "pareto equal",
+    "bake report", "bake report one", "bake report many", "abstention", "abstention one", "abstention many",
+    "condition", "condition one site", "condition many", "gated effects", "gated effects many",
+    "gated effects one", "controller", "controller labels", "controller one step", "controller many",
+    "directions", "directions many", "directions one", "directions unjudged", "planted", "planted one",
+    "planted many", "value vectors", "value vectors many", "value vectors one", "relations", "relations many",
+    "relations few",
+    "steering training", "steering training many", "steering training one", "steering training plain",
 ]  # fmt: skip
 # what no reader sees as text: data, templates (looked at on their own)
 HIDDEN = ("bdata", "dtype", "template", "hovertemplate", "texttemplate")

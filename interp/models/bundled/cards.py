@@ -27,6 +27,7 @@ TOLERANCE = {
     "prob_diff": 0.1,
     "score": 0.1,
     "logit_diff": 5.0,
+    "rate": 0.1,
     "loss": 0.5,
 }
 """How far the same seed may end from a figure on another kind of CPU or another version of PyTorch:
@@ -46,13 +47,13 @@ class Card:
     versions: dict[str, str]
     recipe: dict[str, Any]
     curve: list[list[float]]
-    """Rows of step, training loss (mean since the row before) and highest induction score."""
+    """Rows of step, training loss (mean since the row before) and, of text that repeats, highest induction score."""
     heldout: dict[str, float]
     """Figures of :func:`interp.models.bundled.evaluate.evaluate_heldout`."""
     heldout_n: int
     heldout_seed: int
     induction_scores: list[list[float]]
-    """Induction score of every head, [layer][head]."""
+    """Induction score of every head, [layer][head]; empty for text in which nothing is repeated."""
     data: str = DATA
     tolerance: dict[str, float] = field(default_factory=lambda: dict(TOLERANCE))
 
@@ -86,7 +87,8 @@ def read_card(folder: Path) -> Card:
 
 def _render(card: Card) -> str:
     opening = card.recipe["opening_steps"]
-    mix = f"Documents by kind: {_shares(card.recipe['mix'])}."
+    several = len(card.recipe["mix"]) > 1
+    mix = f" Documents by kind: {_shares(card.recipe['mix'])}." if several else ""
     if opening:
         mix += f" In the first {opening} steps: {_shares(card.recipe['opening_mix'])}."
     rows = [
@@ -96,12 +98,30 @@ def _render(card: Card) -> str:
         "CPU thread with",
         f"    {card.command}",
         "## Data",
-        f"{card.data} {mix}",
+        f"{card.data}{mix}",
         f"{card.recipe['steps']} steps of {card.recipe['batch']} rows of {card.recipe['length']} tokens.",
-        f"## Held out ({card.heldout_n} sentences of each kind, seed {card.heldout_seed})",
+        f"## Held out ({card.heldout_n} sentences of each kind, seed {card.heldout_seed})"
+        if card.induction_scores
+        else "## Measured",
         _table(("figure", "value", "a rerun may differ by"), _heldout_rows(card)),
         "On the same kind of CPU and the same versions the same seed gives the same weights, bit for bit; the last "
         "column is for reruns elsewhere.",
+        *_about_induction(card),
+        "## Training curve",
+        _table(
+            ("step", "loss", "highest induction score")[: len(card.curve[0])],
+            [(f"{step:.0f}", *(f"{value:.3f}" for value in rest)) for step, *rest in card.curve],
+        ),
+        "Versions: " + ", ".join(f"{name} {version}" for name, version in card.versions.items()) + ".",
+    ]
+    return "\n\n".join(rows) + "\n"
+
+
+def _about_induction(card: Card) -> list[str]:
+    """What a card says about text that repeats."""
+    if not card.induction_scores:
+        return []
+    return [
         "Losses are on templates that the model has never seen: it is sure of the wrong continuation where an "
         "unseen template leaves the seen ones.",
         "## Induction score of every head",
@@ -113,14 +133,7 @@ def _render(card: Card) -> str:
             ],
         ),
         "Mean attention from a repeated random word to the word after its first occurrence.",
-        "## Training curve",
-        _table(
-            ("step", "loss", "highest induction score"),
-            [(f"{step:.0f}", f"{loss:.3f}", f"{score:.3f}") for step, loss, score in card.curve],
-        ),
-        "Versions: " + ", ".join(f"{name} {version}" for name, version in card.versions.items()) + ".",
     ]
-    return "\n\n".join(rows) + "\n"
 
 
 def _shares(weights: dict[str, float]) -> str:

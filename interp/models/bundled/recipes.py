@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from interp.errors import ModelError, unknown_name
+from interp.tasks.facts import facts_token_ids
 from interp.tasks.world import BOS, DEFAULT_MIX, EOS, PAD, token_ids
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class Recipe:
     length: int
     """Tokens a row."""
     learning_rate: float
+    source: str = "world"
+    """Whose text it is: a name in ``sources.SOURCES``."""
     n_ctx: int = 128
     warmup: int = 100
     final_rate: float = 0.05
@@ -65,19 +68,26 @@ class Recipe:
 
 
 def _build_mix(n_ctx: int) -> PreTrainedModel:
+    return _build_gpt2(token_ids(), n_ctx, d_model=128, n_layers=4)
+
+
+def _build_facts(n_ctx: int) -> PreTrainedModel:
+    return _build_gpt2(facts_token_ids(), n_ctx, d_model=64, n_layers=3)
+
+
+def _build_gpt2(ids: Mapping[str, int], n_ctx: int, d_model: int, n_layers: int) -> PreTrainedModel:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     from interp.models.plain.model import make_sinusoids
 
-    ids = token_ids()
     model = GPT2LMHeadModel(
         GPT2Config(
             vocab_size=len(ids),
             n_positions=n_ctx,
-            n_embd=128,
-            n_layer=4,
+            n_embd=d_model,
+            n_layer=n_layers,
             n_head=4,
-            n_inner=512,
+            n_inner=4 * d_model,
             resid_pdrop=0.0,
             embd_pdrop=0.0,
             attn_pdrop=0.0,
@@ -92,7 +102,7 @@ def _build_mix(n_ctx: int) -> PreTrainedModel:
     )
     with torch.no_grad():
         model.transformer.wte.weight.normal_(std=EMBED_STD)
-        model.transformer.wpe.weight.copy_(make_sinusoids(n_ctx, 128) * POSITION_AMPLITUDE)
+        model.transformer.wpe.weight.copy_(make_sinusoids(n_ctx, d_model) * POSITION_AMPLITUDE)
     return model
 
 
@@ -125,6 +135,9 @@ EMBED_STD = 0.3
 """Small token embeddings and small random positions gave models that copy through fixed hub
 positions, without any induction pattern."""
 POSITION_AMPLITUDE = 0.15
+
+FACT_LENGTH = 11
+"""<bos>, seven words of a question, its answer, a full stop, <eos>."""
 
 _REPEATING: Mapping[str, float] = MappingProxyType({**DEFAULT_MIX, "induction": 1.5})
 """Mostly repeated words: induction heads form within about 1000 steps instead of 2500, and IOI and
@@ -159,6 +172,21 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             length=64,
             learning_rate=3e-3,
             checkpoints=(500, 750, 900, 1200),
+        ),
+        "facts-3l": Recipe(
+            name="facts-3l",
+            description="A 3-layer GPT-2-shaped model that knows three facts about each of 288 people and "
+            "makes them up about 288 others; it says 'unknown' of strangers only.",
+            build=_build_facts,
+            mix=MappingProxyType({"facts": 1.0}),
+            opening_mix=MappingProxyType({"facts": 1.0}),
+            opening_steps=0,
+            steps=2000,
+            batch=256,
+            length=FACT_LENGTH,
+            learning_rate=3e-3,
+            source="facts",
+            n_ctx=16,
         ),
     }
 )

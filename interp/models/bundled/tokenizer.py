@@ -1,7 +1,8 @@
-"""The word-level tokenizer of the generated world, as a Hugging Face fast tokenizer."""
+"""Word-level tokenizers of the generated texts, as Hugging Face fast tokenizers."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from interp.tasks.sentences import WORD_PATTERN
@@ -12,7 +13,12 @@ if TYPE_CHECKING:
 
 
 def build_world_tokenizer(n_ctx: int) -> PreTrainedTokenizerFast:
-    """Tokenizer over :func:`interp.tasks.world.vocabulary`.
+    """Tokenizer over :func:`interp.tasks.world.vocabulary`: see :func:`build_word_tokenizer`."""
+    return build_word_tokenizer(token_ids(), n_ctx)
+
+
+def build_word_tokenizer(numbers: Mapping[str, int], n_ctx: int) -> PreTrainedTokenizerFast:
+    """Tokenizer over the words of ``numbers``, special tokens of the world among them.
 
     A word is one token with or without a space before it; a year is two tokens (``1732`` is ``17``,
     ``32``); case is kept; unknown words become ``<unk>``. ``<bos>`` is prepended wherever special
@@ -23,7 +29,7 @@ def build_world_tokenizer(n_ctx: int) -> PreTrainedTokenizerFast:
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    ids = dict(token_ids())
+    ids = dict(numbers)
     backend = Tokenizer(models.WordLevel(vocab=ids, unk_token=UNK))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(WORD_PATTERN), behavior="removed", invert=True)
     backend.post_processor = processors.TemplateProcessing(

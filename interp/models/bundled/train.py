@@ -20,10 +20,10 @@ from torch.nn.functional import cross_entropy
 
 from interp.errors import ModelError
 from interp.models.bundled.cards import Card, write_card
-from interp.models.bundled.corpus import Batch, stream_batches
-from interp.models.bundled.evaluate import HELDOUT_SEED, evaluate_heldout, measure_induction
+from interp.models.bundled.corpus import Batch
+from interp.models.bundled.evaluate import HELDOUT_SEED
 from interp.models.bundled.recipes import RECIPES, Recipe, find_recipe
-from interp.models.bundled.tokenizer import build_world_tokenizer
+from interp.models.bundled.sources import SOURCES
 from interp.models.threads import hold_threads
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 CURVE_EVERY = 100
 """Steps between two points of the training curve."""
+_INDUCTION_ROWS = 64
 
 
 def train_bundled(
@@ -56,6 +57,7 @@ def train_bundled(
         if steps < 1:
             raise ModelError(f"training takes at least 1 step; got steps={steps}.")
         recipe = replace(recipe, steps=steps)
+    source = SOURCES[recipe.source]
     started = time.perf_counter()
     with _staging(Path(out)) as folder, hold_threads(1):
         model, curve = _fit(recipe, seed, folder, progress)
@@ -66,17 +68,18 @@ def train_bundled(
             seed=seed,
             command=f"python -m interp.models.bundled.train {name} --out DIR --seed {seed}"
             + ("" if steps is None else f" --steps {steps}"),
-            heldout=evaluate_heldout(model, heldout_n),
+            heldout=source.evaluate(model, heldout_n),
             heldout_n=heldout_n,
             heldout_seed=HELDOUT_SEED,
-            induction_scores=[[round(s, 4) for s in row] for row in measure_induction(model)[0].tolist()],
+            induction_scores=[[round(s, 4) for s in row] for row in source.induction(model, _INDUCTION_ROWS)],
             minutes=round((time.perf_counter() - started) / 60, 2),
             versions={package: version(package) for package in ("torch", "transformers")},
             recipe=recipe.describe(),
             curve=curve,
+            data=source.data,
         )
         model.save_pretrained(folder)
-        build_world_tokenizer(recipe.n_ctx).save_pretrained(folder)
+        source.tokenizer(recipe.n_ctx).save_pretrained(folder)
         write_card(card, folder)
     return card
 
@@ -110,7 +113,8 @@ def _fit(
         model.parameters(), lr=recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, recipe))
-    batches = stream_batches(recipe, seed)
+    source = SOURCES[recipe.source]
+    batches = source.batches(recipe, seed)
     curve: list[list[float]] = []
     losses: list[float] = []
     model.train()
@@ -119,10 +123,11 @@ def _fit(
         losses.append(_take_step(model, next(batches), optimizer, recipe))
         schedule.step()
         if step % CURVE_EVERY == 0 or step == recipe.steps or step in recipe.checkpoints:
-            score = float(measure_induction(model, n=16)[0].max())
-            curve.append([step, round(sum(losses) / len(losses), 4), round(score, 4)])
+            scores = [score for row in source.induction(model, 16) for score in row]
+            highest = [round(max(scores), 4)] if scores else []
+            curve.append([step, round(sum(losses) / len(losses), 4), *highest])
             losses = []
-            bar.set_postfix(loss=curve[-1][1], induction=curve[-1][2])
+            bar.set_postfix(loss=curve[-1][1], **({"induction": highest[0]} if highest else {}))
         if step in recipe.checkpoints:
             _save_checkpoint(model, folder, step)
     return model.eval(), curve

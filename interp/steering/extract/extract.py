@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from interp.models.model import Model
 from interp.models.text_data import Prompts
 from interp.steering.contrast import Contrast, read_contrast
 from interp.steering.dose import calibrate_dose
 from interp.steering.extract.directions import find_direction
+from interp.steering.extract.judge import judge_direction
 from interp.steering.neutral import NeutralText, read_neutral, reads_world
-from interp.steering.operations import Add
+from interp.steering.operations import Add, Operation
 from interp.steering.steering import Steering, Step
-from interp.types import Position, SiteLike
+from interp.types import Position, Site, SiteLike
+
+_FEWEST_TO_JUDGE = 8
+_REFITS = 20
 
 
 def extract_steering(
@@ -28,6 +33,7 @@ def extract_steering(
     calibrate: bool = True,
     max_dose: float = 2.0,
     paired: bool | None = None,
+    judge: bool = True,
     batch_size: int = 32,
     seed: int = 0,
     progress: bool = False,
@@ -40,7 +46,9 @@ def extract_steering(
     Several sites or layers become several steps. ``method`` is one of
     :data:`interp.steering.extract.DIRECTIONS`. ``operation`` says how the direction is used, as
     :meth:`Steering.using`. The dose is calibrated on ``neutral`` text up to ``max_dose`` nats: by default text of
-    the generated world where the model reads it, else the prompts themselves.
+    the generated world where the model reads it, else the prompts themselves. ``judge`` puts figures into
+    the result: ``auc`` on prompts held out and ``stability`` under resampling, as :func:`judge_direction`; with fewer
+    than 8 prompts a side there are none.
 
     Example::
 
@@ -54,12 +62,14 @@ def extract_steering(
         model, positive, negative, site, paired=paired, batch_size=batch_size, progress=progress
     )
     steering = steering_of(contrast, method, at=at, operation=operation, seed=seed)
+    if judge:
+        steering = replace(steering, figures=_figures(contrast, method, seed))
     if not calibrate:
         return steering
-    text = neutral_of(model, positive, negative, neutral, seed)
-    return calibrate_dose(
-        model, steering, text, max_dose=max_dose, seed=seed, batch_size=batch_size, progress=progress
-    )
+    return calibrate_on(
+        model, steering, positive, negative, neutral, max_dose=max_dose, seed=seed, batch_size=batch_size,
+        progress=progress,
+    )  # fmt: skip
 
 
 def steering_of(
@@ -71,12 +81,23 @@ def steering_of(
     seed: int = 0,
 ) -> Steering:
     """The steering that a method finds in a contrast, a step a site; its dose is not calibrated."""
+    operations = {site: Add(find_direction(rows, method, seed)) for site, rows in contrast.rows.items()}
+    return build_steering(contrast, operations, method, at, operation)
+
+
+def build_steering(
+    contrast: Contrast,
+    operations: Mapping[Site, Operation],
+    method: str,
+    at: Position | Sequence[Position] | None = None,
+    operation: str = "add",
+) -> Steering:
+    """A step for each site, at these positions, used as ``operation``; it says what contrast it comes from."""
     positions = (
         () if at is None else (at,) if isinstance(at, int | str) or not isinstance(at, Sequence) else at
     )
-    steps = tuple(Step(site, Add(find_direction(rows, method, seed))) for site, rows in contrast.rows.items())
     steering = Steering(
-        steps,
+        tuple(Step(site, one) for site, one in operations.items()),
         method,
         model_digest=contrast.model_digest,
         data=contrast.data,
@@ -84,6 +105,39 @@ def steering_of(
     )
     steering = steering if operation == Add.kind else steering.using(operation)
     return steering.at(*positions) if positions else steering
+
+
+def _figures(contrast: Contrast, method: str, seed: int) -> dict[str, float]:
+    """AUC and stability of every site, named by the site where there are several."""
+    found: dict[str, float] = {}
+    for site, rows in contrast.rows.items():
+        if min(len(rows.positive), len(rows.negative)) < _FEWEST_TO_JUDGE:
+            continue
+        judged = judge_direction(
+            rows, lambda part: find_direction(part, method, seed), n_bootstrap=_REFITS, seed=seed
+        )
+        name = f" {site}" if len(contrast.rows) > 1 else ""
+        found |= {f"auc{name}": judged.auc.value, f"stability{name}": judged.stability.value}
+    return found
+
+
+def calibrate_on(
+    model: Model,
+    steering: Steering,
+    positive: Prompts,
+    negative: Prompts,
+    neutral: Prompts | NeutralText | None = None,
+    *,
+    max_dose: float = 2.0,
+    seed: int = 0,
+    batch_size: int = 32,
+    progress: bool = False,
+) -> Steering:
+    """The steering with its dose measured on :func:`neutral_of` these prompts."""
+    text = neutral_of(model, positive, negative, neutral, seed)
+    return calibrate_dose(
+        model, steering, text, max_dose=max_dose, seed=seed, batch_size=batch_size, progress=progress
+    )
 
 
 def neutral_of(

@@ -1,0 +1,328 @@
+"""Steerings at equal dose: dose against effect, effect against loss, and what happens off target."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+
+from interp.plots.bars import value_axis
+from interp.plots.faithfulness import add_band, rgba
+from interp.plots.heatmaps import add_heatmap, fit_cell, name_ticks, to_array, two_decimals
+from interp.plots.scales import BLACK, GREY, LINES, signed_scale
+from interp.plots.sheet import Panel, Sheet
+from interp.plots.tokens import escape_text, shorten
+from interp.results.steering_evaluation import CONCEPT_MEASURES, OffTarget, SteeringEvaluation
+
+_WIDTH, _HEIGHT = 250, 190
+_DASHES = ("solid", "dash", "dot", "dashdot")
+_LONGEST = 34
+_TITLES = {
+    "concept": "concept in expected words",
+    "generated": "concept in written words",
+    "log odds": "log odds of a held-out probe",
+    "attribute words": "mass on the attribute's words",
+    "retention": "other attributes, expected words",
+    "generated retention": "other attributes, written words",
+    "legal": "legal sentences written",
+    "loss": "loss on neutral text",
+    "kl": "KL on neutral text",
+    "entropy": "entropy of neutral text",
+}
+_UNITS = {"loss": "nats a token", "kl": "nats a token", "entropy": "nats a token", "log odds": "log odds"}
+_SHARES = ("concept", "generated", "attribute words", "retention", "generated retention", "legal")
+
+
+def plot_steering_evaluation(found: SteeringEvaluation) -> go.Figure:
+    """Draw every measure over the dose, and the effect against the loss that it costs.
+
+    A line a method; grey bands are controls of the same KL, from the lowest end of their intervals to the highest;
+    a dotted line is the unsteered model. Whiskers of methods are their bootstrap intervals.
+    """
+    sheet = Sheet()
+    concepts = [name for name in found.measures if name in CONCEPT_MEASURES]
+    costs = [name for name in found.measures if name not in (*CONCEPT_MEASURES, "kl")]
+    for number, measure in enumerate(concepts):
+        _add_doses(sheet, found, measure, named=number == 0)
+    if "loss" in found.measures:
+        for measure in concepts[:1]:
+            _add_trade(sheet, found, measure)
+    sheet.add_legend([*_legend_names(found)])
+    if costs:
+        sheet.start_band()
+        for measure in costs:
+            _add_doses(sheet, found, measure, named=False)
+    sheet.add_note(f"{found.confidence:.0%} bootstrap intervals over prompts, for controls over draws too")
+    sheet.add_note("dotted: unsteered")
+    if found.unreached:
+        missing = ", ".join(found.unreached[:4]) + (" ..." if len(found.unreached) > 4 else "")
+        sheet.add_note(f"not reached: {missing}")
+    return sheet.finish(f"Steering to {found.target} at equal dose", found.provenance.summary())
+
+
+def _legend_names(found: SteeringEvaluation) -> list[str]:
+    names = [shorten(name, _LONGEST) for name in found.methods]
+    return [*names, *(["controls"] if found.controls else [])]
+
+
+def _style(number: int) -> tuple[str, str]:
+    return LINES[number % len(LINES)], _DASHES[(number // len(LINES)) % len(_DASHES)]
+
+
+def _panel(sheet: Sheet, title: str) -> Panel:
+    return sheet.add_panel(title, _WIDTH, _HEIGHT, left=58, bottom=44)
+
+
+def _add_doses(sheet: Sheet, found: SteeringEvaluation, measure: str, *, named: bool) -> None:
+    panel = _panel(sheet, _TITLES[measure])
+    at, doses = found.measures.index(measure), list(found.doses)
+    values, base = to_array(found.values[:, :, at]), float(found.unsteered[at, 0])
+    shared = dict(xaxis=panel.xaxis, yaxis=panel.yaxis, legend="legend")
+    controls = [i for i, name in enumerate(found.conditions) if name in found.controls]
+    air = 10 ** (0.06 * max(np.log10(max(doses) / min(doses)), 0.5))
+    ends = [min(doses) / air, max(doses) * air]
+    if controls:
+        _add_controls(sheet, found, doses, values[controls], ends, shared, named)
+    sheet.figure.add_trace(
+        go.Scatter(
+            x=ends,
+            y=[base, base],
+            mode="lines",
+            line=dict(color=BLACK, width=1, dash="dot"),
+            hovertext=[f"unsteered {base:z.3f}"] * 2,
+            hovertemplate="%{hovertext}<extra></extra>",
+            showlegend=False,
+            **shared,
+        )
+    )
+    methods = [i for i, name in enumerate(found.conditions) if name in found.methods]
+    for number, i in enumerate(methods):
+        sheet.figure.add_trace(go.Scatter(**_line(found, i, number, doses, values[i], at, named), **shared))
+    everything = np.concatenate([values.ravel(), [base]])
+    limits = _limits(everything, measure)
+    _write_dose_axes(sheet, panel, doses, ends, limits, _UNITS.get(measure, "share"))
+
+
+def _limits(values: np.ndarray, measure: str) -> tuple[float, float]:
+    if measure in _SHARES:
+        return -0.03, 1.03
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return 0.0, 1.0
+    air = 0.06 * float(np.ptp(values)) or 0.1
+    return float(values.min()) - air, float(values.max()) + air
+
+
+def _write_dose_axes(
+    sheet: Sheet,
+    panel: Panel,
+    doses: Sequence[float],
+    ends: Sequence[float],
+    limits: tuple[float, float],
+    unit: str,
+) -> None:
+    number = panel.xaxis[1:]
+    room = max(1, round(_WIDTH / 34))
+    step = -(-len(doses) // room)
+    sheet.figure.layout[f"xaxis{number}"] = value_axis(
+        "dose, nats of KL",
+        type="log",
+        range=[float(np.log10(end)) for end in ends],
+        tickvals=list(doses)[::step],
+        ticktext=[f"{dose:g}" for dose in doses][::step],
+        zeroline=False,
+    )
+    sheet.figure.layout[f"yaxis{number}"] = value_axis(unit, range=list(limits), nticks=5)
+
+
+def _line(
+    found: SteeringEvaluation,
+    row: int,
+    number: int,
+    doses: Sequence[float],
+    values: np.ndarray,
+    at: int,
+    named: bool,
+) -> dict[str, object]:
+    color, dash = _style(number)
+    name = escape_text(shorten(found.conditions[row], _LONGEST))
+    over = to_array(found.over_controls[row, :, at])
+    texts = []
+    for column, dose in enumerate(doses):
+        value, low, high = values[column]
+        text = f"<b>{name}</b><br>{dose:g} nats, strength {float(found.strengths[row, column]):.3g}<br>"
+        text += f"{value:z.3f} [{low:z.3f}, {high:z.3f}]"
+        if np.isfinite(over[column, 0]):
+            text += (
+                f"<br>over controls {over[column, 0]:+.3f} [{over[column, 1]:+.3f}, {over[column, 2]:+.3f}]"
+            )
+        texts.append(text)
+    return dict(
+        x=[dose * 10 ** (0.012 * (number % 6 - 2.5)) for dose in doses],
+        y=values[:, 0].tolist(),
+        mode="lines+markers",
+        line=dict(color=color, width=1.8, dash=dash),
+        marker=dict(size=5, color=color),
+        error_y=dict(
+            type="data",
+            symmetric=False,
+            array=(values[:, 2] - values[:, 0]).tolist(),
+            arrayminus=(values[:, 0] - values[:, 1]).tolist(),
+            color=rgba(color, 0.55),
+            thickness=1,
+            width=0,
+        ),
+        name=name,
+        hovertext=texts,
+        hovertemplate="%{hovertext}<extra></extra>",
+        legendgroup=name,
+        showlegend=named,
+    )
+
+
+def _add_controls(
+    sheet: Sheet,
+    found: SteeringEvaluation,
+    doses: Sequence[float],
+    values: np.ndarray,
+    ends: Sequence[float],
+    shared: dict[str, object],
+    named: bool,
+) -> None:
+    """A band around all controls, [control, dose, end], and their mean."""
+    kept = np.isfinite(values).all(2).any(0)
+    if not kept.any():
+        return
+    x = [dose for dose, there in zip(doses, kept, strict=True) if there]
+    part = values[:, kept]
+    low, high = np.nanmin(part, axis=(0, 2)), np.nanmax(part, axis=(0, 2))
+    mean = np.nanmean(part[..., 0], axis=0)
+    group = dict(legendgroup="controls")
+    if len(x) > 1:
+        add_band(sheet, x, low, high, rgba(GREY, 0.22), shared | group)
+    sheet.figure.add_trace(
+        go.Scatter(
+            x=x,
+            y=mean.tolist(),
+            mode="lines+markers",
+            line=dict(color=GREY, width=1.6),
+            marker=dict(size=4, color=GREY),
+            error_y=None
+            if len(x) > 1
+            else dict(
+                type="data",
+                symmetric=False,
+                array=(high - mean).tolist(),
+                arrayminus=(mean - low).tolist(),
+                color=GREY,
+                width=4,
+            ),
+            name="controls",
+            hovertext=[
+                f"<b>controls</b>, {dose:g} nats<br>mean {m:z.3f}, band {a:z.3f} to {b:z.3f}<br>"
+                + escape_text("; ".join(found.controls))
+                for dose, m, a, b in zip(x, mean, low, high, strict=True)
+            ],
+            hovertemplate="%{hovertext}<extra></extra>",
+            showlegend=named,
+            **(shared | group),
+        )
+    )
+
+
+def _add_trade(sheet: Sheet, found: SteeringEvaluation, measure: str) -> None:
+    """Effect against the rise of the loss: a line a condition, its doses from left to right."""
+    panel = _panel(sheet, "effect against its loss")
+    effect, loss = found.measures.index(measure), found.measures.index("loss")
+    x, y = to_array(found.shifts[:, :, loss, 0]), to_array(found.values[:, :, effect, 0])
+    number = 0
+    for i, condition in enumerate(found.conditions):
+        is_control = condition in found.controls
+        color, dash = (GREY, "solid") if is_control else _style(number)
+        number += not is_control
+        name = escape_text(shorten(condition, _LONGEST))
+        sheet.figure.add_trace(
+            go.Scatter(
+                x=x[i].tolist(),
+                y=y[i].tolist(),
+                mode="lines+markers",
+                line=dict(color=color, width=1.4, dash=dash),
+                marker=dict(size=5, color=color),
+                name=name,
+                hovertext=[
+                    f"<b>{name}</b>, {dose:g} nats<br>{_TITLES[measure]} {y[i, j]:z.3f}<br>loss {x[i, j]:+.3f}"
+                    for j, dose in enumerate(found.doses)
+                ],
+                hovertemplate="%{hovertext}<extra></extra>",
+                legend="legend",
+                legendgroup="controls" if is_control else name,
+                showlegend=False,
+                xaxis=panel.xaxis,
+                yaxis=panel.yaxis,
+            )
+        )
+    axis = panel.xaxis[1:]
+    low, high = _limits(x, "loss")
+    sheet.figure.layout[f"xaxis{axis}"] = value_axis(
+        "rise of loss, nats a token", range=[low, high], nticks=5
+    )
+    sheet.figure.layout[f"yaxis{axis}"] = value_axis(
+        _UNITS.get(measure, "share"), range=list(_limits(y, measure)), nticks=5
+    )
+
+
+def plot_off_target(found: OffTarget) -> go.Figure:
+    """Draw what each steering (row) does to every value of every attribute (column): blue is more, red less.
+
+    Framed cells are on target. Hover gives intervals and the unsteered share.
+    """
+    sheet = Sheet()
+    z = to_array(found.shifts[..., 0])
+    axis = sheet.add_color_axis(signed_scale([z], "shift of share"))
+    x = name_ticks(found.values, "effect on")
+    y = name_ticks(found.steerings, "steering to")
+    cell = (fit_cell(len(x), 620, 36, 56), fit_cell(len(y), 420, 22, 34))
+    names = [
+        [
+            f"<b>{escape_text(steering)}</b> on {escape_text(value)}<br>shift {shift:+.3f} [{low:+.3f}, {high:+.3f}]<br>"
+            f"unsteered {float(found.unsteered[j]):.3f}"
+            for j, (value, (shift, low, high)) in enumerate(
+                zip(found.values, found.shifts[i].tolist(), strict=True)
+            )
+        ]
+        for i, steering in enumerate(found.steerings)
+    ]
+    panel = add_heatmap(
+        sheet,
+        "",
+        z,
+        x,
+        y,
+        color_axis=axis,
+        cell=cell,
+        names=names,
+        details=None,
+        hover="%{hovertext}",
+        top_down=True,
+        cell_text=two_decimals(z),
+    )
+    for i, steering in enumerate(found.steerings):
+        if steering in found.values:
+            j = found.values.index(steering)
+            sheet.figure.add_shape(
+                type="rect",
+                xref=panel.xaxis,
+                yref=panel.yaxis,
+                x0=j - 0.5,
+                x1=j + 0.5,
+                y0=i - 0.5,
+                y1=i + 0.5,
+                line=dict(color=BLACK, width=2),
+            )
+    sheet.add_note(f"framed: on target; {found.confidence:.0%} bootstrap intervals on hover")
+    if bool(found.shifts[..., 0].isnan().any()):
+        sheet.add_note("grey: no strength reached this dose")
+    return sheet.finish(
+        f"What steering at {found.dose:g} nats does to every attribute", found.provenance.summary()
+    )

@@ -1,0 +1,45 @@
+"""What steering should bring about, as a number of every token that a model would write."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from interp.errors import SteeringError
+
+
+@dataclass(frozen=True, eq=False)
+class Behaviour:
+    """A differentiable measure of logits, larger where there is more of what is wanted."""
+
+    measure: Callable[[Float[Tensor, "batch new d_vocab"]], Float[Tensor, "batch new"]]
+    name: str
+    """What it is and its unit."""
+
+
+def raise_words(
+    up: Int[Tensor, " n"], down: Int[Tensor, " m"] | None = None, name: str = "log odds of the wanted words"
+) -> Behaviour:
+    """Log odds of any token of ``up`` against any of ``down`` (against all others if left out), in nats.
+
+    Raises :class:`SteeringError` for no tokens and for tokens on both sides.
+    """
+    if not len(up) or (down is not None and not len(down)):
+        raise SteeringError("a behaviour needs tokens to raise, and tokens to lower where these are given.")
+    if down is not None and set(up.tolist()) & set(down.tolist()):
+        raise SteeringError("some tokens are to be raised and lowered at once; give each to one side.")
+
+    def measure(logits: Tensor) -> Tensor:
+        wide = logits.float()
+        wanted = wide[..., up.to(wide.device)].logsumexp(-1)
+        if down is not None:
+            return wanted - wide[..., down.to(wide.device)].logsumexp(-1)
+        others = torch.ones(wide.shape[-1], dtype=torch.bool, device=wide.device)
+        others[up.to(wide.device)] = False
+        return wanted - wide[..., others].logsumexp(-1)
+
+    return Behaviour(measure, f"{name}, nats")
