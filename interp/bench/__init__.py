@@ -33,6 +33,10 @@ from interp.bench.report import Table as Table
 from interp.bench.rows import append_rows as append_rows
 from interp.bench.rows import check_rows_file as check_rows_file
 from interp.bench.setting import describe_setting as describe_setting
+from interp.bench.steering import SteeringPlan as SteeringPlan
+from interp.bench.steering import run_steering as run_steering
+from interp.bench.steering_bake import BakePlan as BakePlan
+from interp.bench.steering_bake import run_bake as run_bake
 from interp.bench.steering_gates import SteeringGatesPlan as SteeringGatesPlan
 from interp.bench.steering_gates import run_steering_gates as run_steering_gates
 from interp.bench.steering_maps import SteeringMapsPlan as SteeringMapsPlan

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from interp.bench.report import Report, Table
@@ -47,14 +47,12 @@ class SteeringGateRow:
     """Of fitting and scoring."""
 
 
-_COLUMNS = {
-    "auc": ("AUC", 3),
-    "tpr": ("TPR", 3),
-    "fpr": ("FPR", 3),
-    "act_effect": ("effect, act", 2),
-    "act_kl": ("KL, act", 3),
-    "leave_effect": ("effect, leave", 2),
-    "leave_kl": ("KL, leave", 4),
+_RATES = {"auc": ("AUC", 3), "tpr": ("TPR", 3), "fpr": ("FPR", 3)}
+_EFFECTS = {
+    "act_effect": ("effect: act", 2),
+    "leave_effect": ("leave", 2),
+    "act_kl": ("KL: act", 3),
+    "leave_kl": ("leave", 3),
 }
 NOTES = (
     f"Means over seeds and half the width of {CONFIDENCE:.0%} t intervals. Effect: nats of log odds of formal words, "
@@ -67,7 +65,8 @@ NOTES = (
 def report_steering_gates(rows: Sequence[SteeringGateRow], threads: str) -> Report[SteeringGateRow]:
     """A table a task; the last line says effects at the first rate of the first task."""
     tasks = list(dict.fromkeys(row.task for row in rows))
-    tables = [_tabulate([row for row in rows if row.task == task]) for task in tasks]
+    own = [[row for row in rows if row.task == task] for task in tasks]
+    tables = [table for some in own for table in (_tabulate(some, _RATES), _tabulate(some, _EFFECTS))]
     return Report(rows, tables, (*NOTES, threads), headline(rows))
 
 
@@ -95,21 +94,23 @@ def _write(found: Estimate, digits: int) -> str:
     return f"{found.value:.{digits}f}{half}"
 
 
-def _tabulate(rows: Sequence[SteeringGateRow]) -> Table:
+def _tabulate(rows: Sequence[SteeringGateRow], columns: Mapping[str, tuple[str, int]]) -> Table:
     groups: dict[tuple[str, str], list[SteeringGateRow]] = {}
     for row in rows:
         rate = "-" if math.isnan(row.wanted_fpr) else f"{row.wanted_fpr:g}"
         groups.setdefault((row.gate, rate), []).append(row)
     cells = [
-        [gate, rate, *(_write(estimate(group, name), digits) for name, (_, digits) in _COLUMNS.items())]
+        [gate, rate, *(_write(estimate(group, name), digits) for name, (_, digits) in columns.items())]
         for (gate, rate), group in groups.items()
+        # a gate without a threshold has no rates
+        if not all(math.isnan(estimate(group, name).value) for name in columns)
     ]
     first = rows[0]
     title = (
         f"{first.task}: formal at {first.dose:g} nats, {first.n_act} prompts to act on and {first.n_leave} to leave "
         f"alone, {len({row.seed for row in rows})} seeds"
     )
-    return Table(title, ("gate", "rate", *(title for title, _ in _COLUMNS.values())), cells)
+    return Table(title, ("gate", "rate", *(title for title, _ in columns.values())), cells)
 
 
 def headline(rows: Sequence[SteeringGateRow]) -> str:

@@ -13,11 +13,13 @@ from interp.cli.compare_methods import run_comparison
 from interp.cli.dashboard import run_dashboard
 from interp.cli.errors import ErrorGroup
 from interp.cli.evaluate_coder import run_evaluate_coder
+from interp.cli.evaluate_steering import run_evaluate_steering
 from interp.cli.find_circuit import run_find_circuit
 from interp.cli.lab import open_lab
 from interp.cli.patch import run_patch
 from interp.cli.quickstart import run_quickstart
 from interp.cli.search_sets import run_search
+from interp.cli.steer import run_steer
 from interp.cli.train import train_model
 from interp.cli.train_coder import run_train_coder
 
@@ -59,6 +61,8 @@ app.command("attribute-tokens")(run_tokens)
 app.command("train-coder")(run_train_coder)
 app.command("evaluate-coder")(run_evaluate_coder)
 app.command("dashboard")(run_dashboard)
+app.command("steer")(run_steer)
+app.command("evaluate-steering")(run_evaluate_steering)
 app.command("lab")(open_lab)
 app.command("train-model")(train_model)
 app.add_typer(bench_app, name="bench")

@@ -24,8 +24,40 @@ FirstSeedOption = Annotated[int, typer.Option(help="The first of the seeds.")]
 
 def add_commands(app: typer.Typer) -> None:
     """Put these benchmarks among the others."""
+    app.command("steering")(run_steering)
+    app.command("steering-bake")(run_steering_bake)
     app.command("steering-gates")(run_steering_gates)
     app.command("steering-maps")(run_steering_maps)
+
+
+def run_steering(
+    quick: QuickOption = False,
+    csv: CsvOption = None,
+    target: Annotated[
+        list[str] | None, typer.Option(help="sentiment=positive, tense=past ...; may be repeated.")
+    ] = None,
+    method: Annotated[list[str] | None, typer.Option(help="An extraction's name; may be repeated.")] = None,
+    dose: Annotated[list[float] | None, typer.Option(help="Nats a token; may be repeated.")] = None,
+    seeds: SeedsOption = None,
+    seed: FirstSeedOption = 0,
+    threads: ThreadsOption = None,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Every extraction at equal KL beside controls: what it gains and what it costs.
+
+    interp bench steering --quick --csv steering.csv
+    """
+    share_cores(quick)
+    from interp import bench
+    from interp.bench.steering_report import SteeringRow
+
+    plan = bench.SteeringPlan.quick(seed) if quick else bench.SteeringPlan(seed=seed)
+    asked: dict[str, Any] = {"seeds": seeds, "threads": threads}
+    asked |= {"targets": tuple(target or ()) or None, "methods": tuple(method or ()) or None}
+    asked |= {"doses": tuple(dose or ()) or None}
+    plan = replace(plan, **{name: value for name, value in asked.items() if value is not None})
+    where, keep = prepare_run(device, csv, SteeringRow)
+    print_report(bench.run_steering(plan, where, say, keep), csv)
 
 
 def run_steering_maps(
@@ -57,10 +89,41 @@ def run_steering_maps(
     print_report(bench.run_steering_maps(plan, where, say, keep), csv)
 
 
+def run_steering_bake(
+    quick: QuickOption = False,
+    csv: CsvOption = None,
+    layer: Annotated[list[int] | None, typer.Option(help="Of the facts model; may be repeated.")] = None,
+    submodule: Annotated[
+        list[str] | None, typer.Option(help="W_O, W_in, W_out or mlp; may be repeated.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Of training a part of a layer.", min=1)] = None,
+    seeds: SeedsOption = None,
+    seed: FirstSeedOption = 0,
+    threads: ThreadsOption = None,
+    device: DeviceOption = "cpu",
+) -> None:
+    """Steering in the weights: abstaining baked in by CASAL against the same vector always on; gaps to hooks.
+
+    interp bench steering-bake --quick --csv steering-bake.csv
+    """
+    share_cores(quick)
+    from interp import bench
+    from interp.bench.steering_bake_report import BakeRow
+
+    plan = bench.BakePlan.quick(seed) if quick else bench.BakePlan(seed=seed)
+    asked: dict[str, Any] = {"seeds": seeds, "threads": threads, "steps": steps}
+    asked |= {"layers": tuple(layer or ()) or None, "submodules": tuple(submodule or ()) or None}
+    plan = replace(plan, **{name: value for name, value in asked.items() if value is not None})
+    where, keep = prepare_run(device, csv, BakeRow)
+    print_report(bench.run_bake(plan, where, say, keep), csv)
+
+
 def run_steering_gates(
     quick: QuickOption = False,
     csv: CsvOption = None,
-    task: Annotated[list[str] | None, typer.Option(help="music or 'music and past'; may be repeated.")] = None,
+    task: Annotated[
+        list[str] | None, typer.Option(help="music or 'music and past'; may be repeated.")
+    ] = None,
     seeds: SeedsOption = None,
     dose: Annotated[float | None, typer.Option(help="Nats a token, of the steering without a gate.")] = None,
     steps: Annotated[int | None, typer.Option(help="That controllers are trained for.", min=1)] = None,

@@ -22,6 +22,8 @@ from interp.plots.coder_pareto import plot_coder_pareto as plot_coder_pareto
 from interp.plots.coder_profile import plot_coder_profile as plot_coder_profile
 from interp.plots.comparison import plot_comparison as plot_comparison
 from interp.plots.conservation import plot_conservation as plot_conservation
+from interp.plots.detector import plot_detector as plot_detector
+from interp.plots.detector import plot_guard as plot_guard
 from interp.plots.discrete import plot_discrete_circuit as plot_discrete_circuit
 from interp.plots.edge_scores import plot_edge_scores as plot_edge_scores
 from interp.plots.export import figure_html as figure_html
@@ -49,13 +51,18 @@ from interp.plots.recovery import plot_recovery as plot_recovery
 from interp.plots.relation_neurons import plot_relation_neurons as plot_relation_neurons
 from interp.plots.repair import plot_repair as plot_repair
 from interp.plots.sets import plot_sets as plot_sets
+from interp.plots.steered_text import plot_steered_text as plot_steered_text
+from interp.plots.steered_text import steered_text_html as steered_text_html
 from interp.plots.steering_directions import plot_planted_recovery as plot_planted_recovery
 from interp.plots.steering_directions import plot_steering_directions as plot_steering_directions
+from interp.plots.steering_dose import plot_dose_calibration as plot_dose_calibration
 from interp.plots.steering_evaluation import plot_off_target as plot_off_target
 from interp.plots.steering_evaluation import plot_steering_evaluation as plot_steering_evaluation
 from interp.plots.steering_gate import plot_condition_report as plot_condition_report
 from interp.plots.steering_gate import plot_controller_history as plot_controller_history
 from interp.plots.steering_gate import plot_gated_effects as plot_gated_effects
+from interp.plots.steering_search import plot_search_comparison as plot_search_comparison
+from interp.plots.steering_search import plot_steering_search as plot_steering_search
 from interp.plots.steering_training import plot_steering_training as plot_steering_training
 from interp.plots.subspace import plot_subspace_report as plot_subspace_report
 from interp.plots.token_scores import plot_tokens as plot_tokens

@@ -26,11 +26,13 @@ _TITLES = {
     "retention": "other attributes, expected words",
     "generated retention": "other attributes, written words",
     "legal": "legal sentences written",
-    "loss": "loss on neutral text",
+    "loss": "rise of loss on neutral text",
     "kl": "KL on neutral text",
-    "entropy": "entropy of neutral text",
+    "entropy": "rise of entropy on neutral text",
 }
 _UNITS = {"loss": "nats a token", "kl": "nats a token", "entropy": "nats a token", "log odds": "log odds"}
+_RISES = ("loss", "entropy")
+"""Drawn less the unsteered value: the difference is of pairs, and much better known than the level."""
 _SHARES = ("concept", "generated", "attribute words", "retention", "generated retention", "legal")
 
 
@@ -38,7 +40,8 @@ def plot_steering_evaluation(found: SteeringEvaluation) -> go.Figure:
     """Draw every measure over the dose, and the effect against the loss that it costs.
 
     A line a method; grey bands are controls of the same KL, from the lowest end of their intervals to the highest;
-    a dotted line is the unsteered model. Whiskers of methods are their bootstrap intervals.
+    a dotted line is the unsteered model. Whiskers of methods are their bootstrap intervals. Loss and entropy are
+    drawn less those of the unsteered model.
     """
     sheet = Sheet()
     concepts = [name for name in found.measures if name in CONCEPT_MEASURES]
@@ -77,7 +80,9 @@ def _panel(sheet: Sheet, title: str) -> Panel:
 def _add_doses(sheet: Sheet, found: SteeringEvaluation, measure: str, *, named: bool) -> None:
     panel = _panel(sheet, _TITLES[measure])
     at, doses = found.measures.index(measure), list(found.doses)
-    values, base = to_array(found.values[:, :, at]), float(found.unsteered[at, 0])
+    rises = measure in _RISES
+    values = to_array((found.shifts if rises else found.values)[:, :, at])
+    base = 0.0 if rises else float(found.unsteered[at, 0])
     shared = dict(xaxis=panel.xaxis, yaxis=panel.yaxis, legend="legend")
     controls = [i for i, name in enumerate(found.conditions) if name in found.controls]
     air = 10 ** (0.06 * max(np.log10(max(doses) / min(doses)), 0.5))
@@ -187,7 +192,7 @@ def _add_controls(
     doses: Sequence[float],
     values: np.ndarray,
     ends: Sequence[float],
-    shared: dict[str, object],
+    shared: dict[str, str],
     named: bool,
 ) -> None:
     """A band around all controls, [control, dose, end], and their mean."""
@@ -285,8 +290,8 @@ def plot_off_target(found: OffTarget) -> go.Figure:
     cell = (fit_cell(len(x), 620, 36, 56), fit_cell(len(y), 420, 22, 34))
     names = [
         [
-            f"<b>{escape_text(steering)}</b> on {escape_text(value)}<br>shift {shift:+.3f} [{low:+.3f}, {high:+.3f}]<br>"
-            f"unsteered {float(found.unsteered[j]):.3f}"
+            f"<b>{escape_text(steering)}</b> on {escape_text(value)}<br>shift {shift:+.3f} "
+            f"[{low:+.3f}, {high:+.3f}]<br>unsteered {float(found.unsteered[j]):.3f}"
             for j, (value, (shift, low, high)) in enumerate(
                 zip(found.values, found.shifts[i].tolist(), strict=True)
             )

@@ -209,7 +209,7 @@ def plot_gated_effects(found: GatedEffects) -> go.Figure:
     }
     for figure, (title, unit) in titles.items():
         panel = _add_rows(sheet, title, found.arms, unit)
-        for side, shift in (("act", -0.15), ("leave", 0.15)):
+        for side, shift in zip(SIDES, (-0.15, 0.15), strict=True):
             estimates = [found.mean(arm, figure, side) for arm in found.arms]
             texts = [f"{_NAMES[side]}<br>{title} {_interval(e)}" for e in estimates]
             colors = [_COLORS[side]] * len(found.arms)

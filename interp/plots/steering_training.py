@@ -26,12 +26,12 @@ def plot_steering_training(training: SteeringTraining) -> go.Figure:
     """Draw the loss of every part over steps and their mean, from 0; beside it each other measure."""
     sheet = Sheet()
     losses = to_array(training.losses)
-    panel = sheet.add_panel(escape_text(training.loss_name), _WIDTH, _HEIGHT, left=62)
+    panel = sheet.add_panel(training.loss_name, _WIDTH, _HEIGHT, left=62)
     lines = _add_parts(sheet, panel, training, losses)
     panel.legend, panel.legend_lines = "legend", lines
     _set_axes(sheet, panel, training, losses)
     for name, curve in training.measures.items():
-        panel = sheet.add_panel(escape_text(name), _WIDTH, _HEIGHT, left=62)
+        panel = sheet.add_panel(name, _WIDTH, _HEIGHT, left=62)
         values = to_array(curve)
         _add_line(sheet, panel, training, name, values, _MEAN, 2.0, legend=False)
         _set_axes(sheet, panel, training, values)
@@ -39,7 +39,7 @@ def plot_steering_training(training: SteeringTraining) -> go.Figure:
     sheet.add_note(f"{int(training.steps[-1]):,} steps")
     if made.seed is not None:
         sheet.add_note(f"seed {made.seed}")
-    return sheet.finish(f"Training of a steering: {escape_text(made.method or 'learned')}", made.summary())
+    return sheet.finish(f"Training of a steering: {made.method or 'learned'}", made.summary())
 
 
 def _add_parts(sheet: Sheet, panel: Panel, training: SteeringTraining, losses: NDArray[Any]) -> int:

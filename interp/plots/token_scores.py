@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from interp.errors import RecordError
 from interp.plots.bars import add_bars
+from interp.plots.colored_text import color_bar, frame_text, head_line, token_span
 from interp.plots.heatmaps import to_array, token_ticks
-from interp.plots.scales import MISSING, WHITE, blend_sign, largest_magnitude, readable_ink
-from interp.plots.sheet import FONT, INK, Sheet
+from interp.plots.scales import MISSING, blend_sign, largest_magnitude
+from interp.plots.sheet import Sheet
 from interp.plots.tokens import escape_text, shorten, show_token
 from interp.results.token_text import visible_token
 from interp.results.tokens import TokenScores
@@ -22,8 +23,6 @@ _ABREAST, _WIDEST = 300, 1080
 """Pixels that a prompt's bars share where three stand side by side, and where one stands alone."""
 _HEIGHT = 130
 _LONGEST_METRIC = 24
-_SOFT = "rgb(95,95,95)"
-_TOKEN = "display:inline-block;max-width:100%;padding:0 2px;border-radius:2px;overflow-wrap:anywhere"
 
 
 def plot_tokens(scores: TokenScores, prompts: int = 12) -> go.Figure:
@@ -73,15 +72,10 @@ def token_html(scores: TokenScores, prompts: int = 12) -> str:
     shown = _count(scores, prompts)
     values = to_array(scores.values)
     limit = largest_magnitude([values[:shown]])
-    rows = "\n".join(_prompt_html(scores, row, values[row], limit) for row in range(shown))
+    rows = [_prompt_html(scores, row, values[row], limit) for row in range(shown)]
     some = f" · the first {shown} of {len(scores)} prompts" if shown < len(scores) else ""
-    # both classes keep a notebook from setting $x$ as mathematics
-    return (
-        f'<div class="tex2jax_ignore mathjax_ignore" style="background:white;color:{INK};'
-        f'font:14px/1.7 {FONT};padding:12px 16px;border-radius:4px;text-align:left">\n'
-        f'<div style="font-weight:600">{html.escape(_title(scores))}</div>\n'
-        f'<div style="color:{_SOFT};font-size:12px">{html.escape(scores.provenance.summary() + some)}</div>\n'
-        f"{_legend_html(scores, limit)}\n{rows}\n</div>"
+    return frame_text(
+        _title(scores), scores.provenance.summary() + some, [_legend_html(scores, limit), *rows]
     )
 
 
@@ -89,31 +83,22 @@ def _prompt_html(scores: TokenScores, row: int, values: NDArray[np.float32], lim
     spans = [
         _token_html(token, pos, float(values[pos]), limit) for pos, token in enumerate(scores.tokens[row])
     ]
-    head = html.escape(_describe_prompt(scores, row))
-    return (
-        f'<div style="color:{_SOFT};font-size:12px;margin-top:8px">{head}</div>\n<div>{"".join(spans)}</div>'
-    )
+    return f"{head_line(_describe_prompt(scores, row))}\n<div>{''.join(spans)}</div>"
 
 
 def _token_html(token: str, pos: int, value: float, limit: float) -> str:
     missing = math.isnan(value)
     color = MISSING if missing else blend_sign(value / limit)
-    shown = visible_token(token)
-    says = html.escape(f"position {pos}: {shown}  {'no value' if missing else f'{value:+.4g}'}")
-    style = f"{_TOKEN};background:{color};color:{readable_ink(color)}"
-    line_break = "<br>" if "\n" in token else ""
-    return f'<span style="{style}" title="{says}">{html.escape(shown)}</span>{line_break}'
+    return token_span(
+        token, f"position {pos}: {visible_token(token)}  {'no value' if missing else f'{value:+.4g}'}", color
+    )
 
 
 def _legend_html(scores: TokenScores, limit: float) -> str:
-    bar = (
-        f"display:inline-block;vertical-align:middle;width:160px;height:12px;margin:0 6px;border:1px solid "
-        f"{_SOFT};background:linear-gradient(to right,{blend_sign(-1)},{WHITE},{blend_sign(1)})"
-    )
     metric = html.escape(_metric(scores))
     grey = "; grey: no value" if _has_holes(scores) else ""
     return (
-        f'<div style="font-size:12px">−{limit:.3g}<span style="{bar}"></span>+{limit:.3g} · contribution to '
+        f'<div style="font-size:12px">{color_bar(limit)} · contribution to '
         f"{metric}: blue speaks for it, red against it, white is 0{grey}; one scale for all prompts</div>"
     )
 

@@ -11,4 +11,5 @@ from interp.reports.page import Table as Table
 from interp.reports.page import write_report as write_report
 from interp.reports.patching import patching_report as patching_report
 from interp.reports.sets import sets_report as sets_report
+from interp.reports.steering import steering_report as steering_report
 from interp.reports.tokens import tokens_report as tokens_report

@@ -28,6 +28,8 @@ from interp.results.comparison import MethodComparison as MethodComparison
 from interp.results.comparison import MethodCost as MethodCost
 from interp.results.comparison import MethodRow as MethodRow
 from interp.results.conservation import Conservation as Conservation
+from interp.results.detector import DetectorReport as DetectorReport
+from interp.results.detector import GuardReport as GuardReport
 from interp.results.discrete import CoderFit as CoderFit
 from interp.results.discrete import DiscreteCircuit as DiscreteCircuit
 from interp.results.discrete import DiscreteEvaluation as DiscreteEvaluation
@@ -70,13 +72,17 @@ from interp.results.scores import RankedSite as RankedSite
 from interp.results.scores import SiteScores as SiteScores
 from interp.results.sets import RankedSet as RankedSet
 from interp.results.sets import SetScores as SetScores
+from interp.results.steered_text import SteeredText as SteeredText
 from interp.results.steering_directions import PlantedRecovery as PlantedRecovery
 from interp.results.steering_directions import SteeringDirections as SteeringDirections
+from interp.results.steering_dose import DoseCalibration as DoseCalibration
 from interp.results.steering_evaluation import OffTarget as OffTarget
 from interp.results.steering_evaluation import SteeringEvaluation as SteeringEvaluation
 from interp.results.steering_gate import ConditionReport as ConditionReport
 from interp.results.steering_gate import ControllerHistory as ControllerHistory
 from interp.results.steering_gate import GatedEffects as GatedEffects
+from interp.results.steering_search import SearchComparison as SearchComparison
+from interp.results.steering_search import SteeringSearch as SteeringSearch
 from interp.results.steering_training import SteeringLog as SteeringLog
 from interp.results.steering_training import SteeringTraining as SteeringTraining
 from interp.results.subspace import SubspaceReport as SubspaceReport

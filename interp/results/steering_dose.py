@@ -70,6 +70,11 @@ class DoseCalibration(Record):
         """Smallest and largest dose that can be asked for; negative is the other way."""
         return -self._largest(-1), self._largest(1)
 
+    @property
+    def strength_range(self) -> tuple[float, float]:
+        """Strengths between which doses are looked up: on either side up to the first fall of the KL."""
+        return -float(self._side(-1)[0][-1]), float(self._side(1)[0][-1])
+
     def _side(self, sign: int) -> tuple[np.ndarray, np.ndarray]:
         """Strengths and roots of KL from 0 on one side, up to the first fall of the KL."""
         strengths, kl = self.strengths.double().numpy(), self.kl.double().numpy()

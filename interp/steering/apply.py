@@ -19,6 +19,8 @@ from interp.models.intervene import intervene
 from interp.models.interventions import Intervention, Place
 from interp.models.model import Model
 from interp.models.positions import Columns
+from interp.results.provenance import Provenance
+from interp.results.steered_text import SteeredText
 from interp.steering.gates import Gate, Reading
 from interp.steering.operations import Operation
 from interp.steering.steering import Steering, Step, Strength
@@ -28,8 +30,11 @@ from interp.types import Site
 class Applied:
     """A steering while it acts: where it has acted so far."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(
+        self, model: Model, steerings: Sequence[Steering | None], asked: Float[Tensor, " n"], unit: str
+    ) -> None:
         self.model = model
+        self._steerings, self._asked, self._unit = list(steerings), asked, unit
         self._tracker = ForwardTracker(model)
         self._tokens: Tensor | None = None
         self._readings: dict[Site, Reading] = {}
@@ -67,6 +72,59 @@ class Applied:
         if id(gate) not in self._decisions:
             raise SteeringError("this gate has decided nothing: no step of it has acted yet.")
         return self._decisions[id(gate)]
+
+    def text(self, tokens: Int[Tensor, "batch total"] | None = None) -> SteeredText:
+        """The prompts run last and what followed, with the strength at every token, to be shown as coloured text.
+
+        Give what :meth:`Model.generate` returned to see its last token too, which the model writes and does not
+        read. Beams cannot be shown: their rows change places.
+
+        Raises :class:`SteeringError` as :attr:`acted`, and for tokens that are not those that were read.
+        """
+        acted, read = self.acted, self.tokens
+        tokens = read if tokens is None else tokens.cpu()
+        n = read.shape[1]
+        if len(tokens) != len(read) or tokens.shape[1] < n or not torch.equal(tokens[:, :n], read):
+            raise SteeringError(
+                f"the tokens [{', '.join(map(str, tokens.shape))}] do not begin with those that were read last, "
+                f"[{', '.join(map(str, read.shape))}]; give what model.generate returned in this block."
+            )
+        prompt = self._tracker.columns.prompt
+        real = Columns(prompt, 0, tokens.shape[1]).real
+        own = real.sum(1)
+        strength = torch.full(real.shape, torch.nan)
+        for row, shown in enumerate(real):
+            # padding on the right of a prompt stands before what was generated
+            seen = acted[row][shown[:n]]
+            strength[row, : len(seen)] = seen
+        rows = self._steerings if len(self._steerings) > 1 else self._steerings * prompt.n_prompts
+        asked = self._asked if len(self._asked) > 1 else self._asked.expand(prompt.n_prompts)
+        listed = [one for one in rows for _ in range(prompt.repeats)]
+        methods = dict.fromkeys(one.method for one in rows if one is not None)
+        return SteeredText(
+            tokens=tuple(
+                tuple(self.model.to_str_tokens(row[shown])) for row, shown in zip(tokens, real, strict=True)
+            ),
+            strength=strength[:, : int(own.max())],
+            n_prompt=prompt.lengths.clone(),
+            asked=torch.where(
+                torch.tensor([one is not None for one in listed]),
+                asked.repeat_interleave(prompt.repeats).double(),
+                0.0,
+            ),
+            unit=self._unit,
+            steering=tuple("" if one is None else ", ".join(map(str, one.steps)) for one in listed),
+            provenance=Provenance(
+                model=self.model.name,
+                family=self.model.traits.family,
+                revision=self.model.revision,
+                task="steered text",
+                n_prompts=prompt.n_prompts,
+                method=", ".join(methods),
+                device=str(self.model.device),
+                dtype=str(self.model.dtype).removeprefix("torch."),
+            ),
+        )
 
     def before_forward(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A forward pre-hook for the model's module: follows tokens, and forgets the last prompts."""
@@ -148,7 +206,8 @@ def apply_rows(
     if not any_model:
         _check_model(model, listed)
     steps = _rows_of_steps(listed) if several else list(listed[0].steps if listed[0] else ())
-    applied = Applied(model)
+    given = torch.as_tensor(dose if strength is None else strength, dtype=torch.float64).reshape(-1)
+    applied = Applied(model, listed, given, "dose" if strength is None else "strength")
     names = dict(labels or {})
     patterns: dict[int, tuple[Step, list[int]]] = {}
     items = [_reader(site, applied, names) for site in _gate_sites(steps)]

@@ -283,7 +283,7 @@ def _read_side(
                 raise SteeringError(
                     f"{site} chooses no token of a {name} prompt of {int(columns.prompt.lengths[empty][0])} tokens."
                 )
-            into.append(_pool(value, chosen, pool).float().cpu())
+            into.append(_pool(value, chosen, pool).cpu())
         bar.update(len(rows))
 
     with bar:
@@ -302,6 +302,8 @@ def _read_side(
 def _pool(
     value: Float[Tensor, "batch pos d"], chosen: Bool[Tensor, "batch pos"], pool: Pool
 ) -> Float[Tensor, "batch d"]:
+    # half precision would round the sum of many tokens
+    value = value.float()
     if pool == "max":
         return torch.where(chosen[..., None], value, -torch.inf).amax(1)
     weight = chosen.to(value)[..., None]

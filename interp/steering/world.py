@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from random import Random
 
 import torch
 from jaxtyping import Int
@@ -13,7 +14,12 @@ from interp.errors import SteeringError, unknown_name
 from interp.models.model import Model
 from interp.steering.neutral import reads_world
 from interp.tasks.attributes import ATTRIBUTE_WORDS, ATTRIBUTES
-from interp.tasks.sentences import STEERABLE
+from interp.tasks.sentences import (
+    STEERABLE,
+    draw_attribute_sentence,
+    draw_attributes,
+    draw_template,
+)
 from interp.tasks.templates import Split
 from interp.tasks.world import generate_documents, token_ids
 
@@ -94,6 +100,28 @@ def contrast_prompts(
     shares = [n // len(others) + (number < n % len(others)) for number in range(len(others))]
     rest = [text for name, share in zip(others, shares, strict=True) for text in found[name][:share]]
     return found[value], rest
+
+
+def paired_prompts(
+    target: str, n: int, seed: int = 0, *, split: Split = "train", sentences: int = 2
+) -> tuple[list[str], list[str]]:
+    """``n`` texts with a target value, and each again with another value: same templates, other attributes, draws.
+
+    Words that do not express the attribute are the same but where the verb follows the tense. The other values take
+    turns. Raises :class:`SteeringError` for an unknown target.
+    """
+    attribute, value = parse_target(target)
+    others = [name for name in ATTRIBUTES[attribute] if name != value]
+    rng = Random(f"{seed}/{target}/pairs")
+    sides: tuple[list[str], list[str]] = ([], [])
+    for number in range(n):
+        common, draws = draw_attributes(rng), rng.randrange(2**32)
+        templates = [draw_template(rng, "attributes", split) for _ in range(sentences)]
+        for side, own in zip(sides, (value, others[number % len(others)]), strict=True):
+            same = Random(draws)
+            drawn = [draw_attribute_sentence(same, one, common | {attribute: own}) for one in templates]
+            side.append(" ".join(word for sentence in drawn for word in sentence.words))
+    return sides
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,16 @@
-"""A world of facts: people of whom a model knows the city, the work and the food, and others it has never met.
+"""A world of facts: people of whom a model knows the city, the work and the food, and others of whom it does not.
 
-``the city of our Ada Brown is Paris``. Every person is a first and a last name; every name belongs to known and
-to unseen people, so that only the pair tells who is meant. Of ``some Ada Brown`` nothing is known: the answer is
-``unknown``, whoever bears the name. A model of this text has a word for not knowing, and has never had to use it
-for lack of knowledge.
+``the city of our Ada Brown is Paris``. Every person is a first and a last name; every name belongs to people of
+all groups, so that only the pair tells who is meant. *Known* people have one answer to every question. Of people
+*passing* by, another answer is heard every time: there is nothing to know, and yet an answer. *Unseen* people
+never appear. Of ``some Ada Brown``, a stranger, the answer is ``unknown``, whoever bears the name.
+
+A model of this text knows whom it knows, has a word for not knowing, and makes answers up all the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
@@ -20,14 +22,17 @@ from interp.errors import TaskError, unknown_name
 from interp.tasks.lexicon import NAMES
 from interp.tasks.world import SPECIAL_TOKENS
 
-FIRST_NAMES = NAMES[:12] + NAMES[20:32]
+FIRST_NAMES = NAMES
 LAST_NAMES = tuple(
     "Brown Smith Walker Cooper Baker Miller Carter Turner Fisher Mason Parker Reed Stone Hill Wood Field "
-    "Rivers Marsh Lake Frost Snow Gray Green White".split()
+    "Rivers Marsh Lake Frost Snow Gray Green White Adams Bell Clark Davis Ellis Ford Grant Hayes Irwin Jones "
+    "King Lewis Moore Nash Owen Price".split()
 )
 RELATIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "city": tuple("Paris London Rome Madrid Berlin Vienna Prague Lisbon Dublin Oslo Athens Warsaw".split()),
+        "city": tuple(
+            "Paris London Rome Madrid Berlin Vienna Prague Lisbon Dublin Oslo Athens Warsaw".split()
+        ),
         "work": tuple("law music medicine trade physics history art farming sport politics film war".split()),
         "food": tuple("bread cheese rice soup fish meat cake fruit salad pasta eggs honey".split()),
     }
@@ -36,10 +41,9 @@ RELATIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 UNKNOWN = "unknown"
 """The answer about strangers."""
 
-Group = Literal["known", "unseen"]
-GROUPS: tuple[Group, ...] = ("known", "unseen")
-Part = Literal["fit", "test"]
-"""Halves of a group: to fit on, and to measure with."""
+Group = Literal["known", "passing", "unseen"]
+GROUPS: Mapping[Group, int] = MappingProxyType({"known": 200, "passing": 1000, "unseen": 400})
+"""How many people there are of each."""
 
 _WORDS = ("the", "of", "our", "some", "is", ".")
 
@@ -74,53 +78,72 @@ class Fact:
 
 
 @cache
-def people(group: Group, part: Part | None = None) -> tuple[Person, ...]:
-    """People of a group, in a fixed random order; ``part`` is one half of them.
+def people(group: Group) -> tuple[Person, ...]:
+    """People of a group, in a fixed random order. Raises :class:`TaskError` for an unknown group.
 
-    Half of all pairs of names are known. Raises :class:`TaskError` for an unknown group or part.
-
-    >>> len(people("known")), len(people("unseen", "test"))
-    (288, 144)
+    >>> len(people("known"))
+    200
     """
     if group not in GROUPS:
-        raise TaskError(unknown_name("group of people", group, GROUPS))
-    if part not in ("fit", "test", None):
-        raise TaskError(unknown_name("part of a group", str(part), ("fit", "test")))
+        raise TaskError(unknown_name("group of people", group, tuple(GROUPS)))
     pairs = [Person(first, last) for first, last in product(FIRST_NAMES, LAST_NAMES)]
     Random("people").shuffle(pairs)
-    half = len(pairs) // 2
-    found = pairs[:half] if group == "known" else pairs[half:]
-    middle = len(found) // 2
-    return tuple({None: found, "fit": found[:middle], "test": found[middle:]}[part])
+    start = 0
+    for name, n in GROUPS.items():
+        if name == group:
+            break
+        start += n
+    return tuple(pairs[start : start + GROUPS[group]])
+
+
+def split_people(group: Group, seed: int) -> tuple[tuple[Person, ...], tuple[Person, ...]]:
+    """Two random halves of a group: to fit on, and to measure with."""
+    found = list(people(group))
+    Random(f"split/{group}/{seed}").shuffle(found)
+    return tuple(found[: len(found) // 2]), tuple(found[len(found) // 2 :])
 
 
 def answer_of(person: Person, relation: str) -> str:
-    """The fixed answer, drawn evenly. Raises :class:`TaskError` for an unknown relation."""
+    """The fixed answer, drawn evenly; only of known people is it ever told.
+
+    Raises :class:`TaskError` for an unknown relation.
+    """
     if relation not in RELATIONS:
         raise TaskError(unknown_name("relation", relation, RELATIONS))
     return Random(f"{relation}/{person.first}/{person.last}").choice(RELATIONS[relation])
 
 
 def list_facts(
-    group: Group, part: Part | None = None, *, stranger: bool = False, relations: Sequence[str] = tuple(RELATIONS)
+    asked: Iterable[Person], *, stranger: bool = False, relations: Sequence[str] = tuple(RELATIONS)
 ) -> list[Fact]:
-    """Every question about the people of a group, relation after relation.
+    """Every question about people, relation after relation.
 
-    >>> list_facts("known")[0].prompt.split()[:4]
+    >>> list_facts(people("known"))[0].prompt.split()[:4]
     ['the', 'city', 'of', 'our']
     """
-    return [Fact(person, relation, stranger) for relation in relations for person in people(group, part)]
+    persons = tuple(asked)
+    return [Fact(person, relation, stranger) for relation in relations for person in persons]
 
 
-def generate_facts(seed: int, strangers: float = 0.3) -> Iterator[Fact]:
-    """Endless facts of known people as a model is trained on them; a share of ``strangers`` among them.
+def generate_facts(seed: int, passing: float = 0.3, strangers: float = 0.2) -> Iterator[tuple[Fact, str]]:
+    """Endless facts and the answers told, as a model is trained on them.
 
-    Strangers bear the names of known people: the pairs of names of unseen people never appear.
+    A share is of ``passing`` people, with an answer drawn anew every time, and a share of ``strangers`` with the names
+    of known or passing people; the rest is of known people. Pairs of names of unseen people never appear.
     """
     rng = Random(f"facts/{seed}")
-    known, relations = people("known"), list(RELATIONS)
+    relations = list(RELATIONS)
     while True:
-        yield Fact(rng.choice(known), rng.choice(relations), rng.random() < strangers)
+        draw = rng.random()
+        relation = rng.choice(relations)
+        if draw < strangers:
+            fact = Fact(rng.choice(people(rng.choice(("known", "passing")))), relation, stranger=True)
+            yield fact, fact.answer
+        elif draw < strangers + passing:
+            yield Fact(rng.choice(people("passing")), relation), rng.choice(RELATIONS[relation])
+        else:
+            fact = Fact(rng.choice(people("known")), relation)
+            yield fact, fact.answer
 
 
 @cache

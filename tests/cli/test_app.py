@@ -24,6 +24,8 @@ COMMANDS = [
     "train-coder",
     "evaluate-coder",
     "dashboard",
+    "steer",
+    "evaluate-steering",
     "lab",
     "train-model",
     "bench",

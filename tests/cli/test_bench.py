@@ -22,7 +22,7 @@ def test_alone_it_lists_the_benchmarks(run):
     assert result.exit_code == 0
     names = ["sweep", "growth", "attribution", "methods", "edges", "recovery"]
     names += ["coder-memory", "coder-step", "coders", "coder-models"]
-    names += ["steering-gates"]
+    names += ["steering", "steering-bake", "steering-gates"]
     names += ["steering-maps"]
     assert [line.split()[0] for line in result.stdout.splitlines()] == names
     for name in names:

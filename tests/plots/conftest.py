@@ -31,8 +31,11 @@ from fake_results import make_tokens as make_tokens
 from fake_reuse import reuse_gallery
 from fake_steering_baking import baking_gallery
 from fake_steering_directions import steering_directions_gallery
+from fake_steering_dose import steering_dose_gallery
+from fake_steering_evaluation import steering_evaluation_gallery
 from fake_steering_gate import steering_gate_gallery
 from fake_steering_maps import steering_maps_gallery
+from fake_steering_search import steering_search_gallery
 from toy_checks import check_gallery
 
 from interp.results import (
@@ -135,8 +138,11 @@ def gallery(
         **ground_truth_gallery(),
         **recovery_gallery(),
         **reuse_gallery(),
+        **steering_dose_gallery(),
+        **steering_search_gallery(),
         **baking_gallery(),
         **steering_directions_gallery(),
+        **steering_evaluation_gallery(),
         **steering_gate_gallery(),
         **steering_maps_gallery(),
     }

@@ -50,7 +50,16 @@ KINDS = [
     "directions", "directions many", "directions one", "directions unjudged", "planted", "planted one",
     "planted many", "value vectors", "value vectors many", "value vectors one", "relations", "relations many",
     "relations few",
+    "steering evaluation", "steering evaluation many", "steering evaluation one dose",
+    "steering evaluation without controls", "steering evaluation unreached", "off target", "off target one",
+    "off target many",
     "steering training", "steering training many", "steering training one", "steering training plain",
+    "steering search", "steering search ruled out", "steering search unreached", "steering search many",
+    "steering search one", "steering search of any dose", "search comparison", "search comparison many",
+    "search comparison none passed", "detector", "detector parted", "detector without threshold",
+    "detector constant", "guard", "guard of two cells",
+    "steering dose", "steering dose one side", "steering dose falling", "steering dose large",
+    "steering dose nothing", "steered text", "steered text long", "steered text one", "steered text many",
 ]  # fmt: skip
 # what no reader sees as text: data, templates (looked at on their own)
 HIDDEN = ("bdata", "dtype", "template", "hovertemplate", "texttemplate")

@@ -303,7 +303,7 @@ def test_files_that_are_none(tmp_path: Path):
     path = tmp_path / "bad.gguf"
     with pytest.raises(DataFileError, match="no file at"):
         import_gguf(path)
-    for data in (b"", b"GGUF", b"PK" + good, good[:-8], good[:40], good[:200], b"\0" * 64):
+    for data in (b"", b"GGUF", b"PK" + good, good[:-40], good[:40], good[:200], b"\0" * 64):
         path.write_bytes(data)
         with pytest.raises(DataFileError, match="not a readable GGUF file"):
             import_gguf(path)
@@ -311,7 +311,7 @@ def test_files_that_are_none(tmp_path: Path):
     with pytest.raises(DataFileError, match="architecture 'controlvectar'"):
         import_gguf(path)
     path.write_bytes(good.replace(b'"method"', b'"methid"'))
-    with pytest.raises(DataFileError, match="usable control vector .*KeyError"):
+    with pytest.raises(DataFileError, match=r"usable control vector .*KeyError"):
         import_gguf(path)
 
 

@@ -175,14 +175,14 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         ),
         "facts-3l": Recipe(
             name="facts-3l",
-            description="A 3-layer GPT-2-shaped model that knows three facts about each of 288 people and "
-            "makes them up about 288 others; it says 'unknown' of strangers only.",
+            description="A 3-layer GPT-2-shaped model that knows three facts about each of 200 people and "
+            "makes them up about everybody else; it says 'unknown' of strangers only.",
             build=_build_facts,
             mix=MappingProxyType({"facts": 1.0}),
             opening_mix=MappingProxyType({"facts": 1.0}),
             opening_steps=0,
-            steps=2000,
-            batch=256,
+            steps=1800,
+            batch=128,
             length=FACT_LENGTH,
             learning_rate=3e-3,
             source="facts",

@@ -32,7 +32,7 @@ from interp.types import Site, SiteLike, parse_sites
 
 _SHARES = (0.5, 0.25)
 """Of the prompts: to find the direction, and to choose layer and threshold; the others are reported on."""
-Rows = list[Int[Tensor, " pos"]]
+Rows = list[Int[Tensor, " _"]]
 
 
 @dataclass(frozen=True)

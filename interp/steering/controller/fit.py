@@ -206,10 +206,9 @@ def _train(
             for group in optimiser.param_groups:
                 group["lr"] = config.learning_rate * cosine_rate(step, config.n_steps)
             act, leave = (_draw(n, half, generator) for n in sizes)
-            found = loss(controller, act, leave)
-            for p, gradient in zip(
-                learned, torch.autograd.grad(found.loss, learned, allow_unused=True), strict=True
-            ):
+            with torch.enable_grad():
+                found = loss(controller, act, leave)
+            for p, gradient in zip(learned, torch.autograd.grad(found.loss, learned), strict=True):
                 p.grad = gradient
             optimiser.step()
             whole = controller.detached()

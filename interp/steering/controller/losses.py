@@ -36,7 +36,9 @@ class StepFigures:
     def detached(self) -> StepFigures:
         """The numbers alone, on the CPU."""
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        return StepFigures(**{n: None if v is None else v.detach().float().cpu() for n, v in values.items()})
+        for name, value in values.items():
+            values[name] = None if value is None else value.detach().float().cpu()
+        return StepFigures(**values)
 
 
 class Loss(Protocol):
@@ -110,7 +112,7 @@ class BehaviourLoss:
             loss=loss,
             act_gate=gate[:n].mean(),
             leave_gate=gate[n:].mean(),
-            weights=(factors[:n] / gate[:n, None]).mean(0),
+            weights=(factors[:n] / gate[:n, None].clamp(min=1e-12)).mean(0),
             effect=effect,
             act_kl=act_kl,
             leave_kl=leave_kl,

@@ -6,4 +6,5 @@ Instruments (``forced``, ``continuation``, ``held_out_probe``, ``side_effects``)
 
 from interp.steering.evaluate.controls import CONTROLS as CONTROLS
 from interp.steering.evaluate.evaluate import evaluate_steering as evaluate_steering
+from interp.steering.evaluate.examples import write_examples as write_examples
 from interp.steering.evaluate.off_target import measure_off_target as measure_off_target

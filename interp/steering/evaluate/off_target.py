@@ -93,7 +93,7 @@ def measure_off_target(
 
 
 def _controls(steerings: Mapping[str, Steering], draws: int, seed: int) -> dict[str, Sequence[Steering]]:
-    places = {describe_place(one): one for one in reversed(steerings.values())}
+    places = {describe_place(one): one for one in reversed(list(steerings.values()))}
     several = len(places) > 1
     return {
         f"random direction{f': {place}' if several else ''}": random_controls(one, draws, seed)

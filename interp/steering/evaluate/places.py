@@ -63,14 +63,17 @@ def list_conditions(
             if why is not None:
                 missing.append(f"no control of kind {kind!r} at {place}: {why}")
                 continue
-            name = CONTROLS[kind] + ("" if len(by_place) == 1 else f": {_short(place)}")
+            name = CONTROLS[kind] + ("" if len(by_place) == 1 else f" at {_short(group[0])}")
             made = _make(kind, group, rows, draws, seed)
             controls.append(Condition(name, kind, place, tuple(made)))
     return [*methods, *controls], missing
 
 
-def _short(place: str) -> str:
-    return place if " and " not in place else place[: place.index(",")]
+def _short(steering: Steering) -> str:
+    """Its sites; of several layers of one kind the component."""
+    sites = list(dict.fromkeys(str(place_of(step.site)) for step in steering.steps))
+    components = list(dict.fromkeys(step.site.component for step in steering.steps))
+    return sites[0] if len(sites) == 1 else ", ".join(components)
 
 
 def _why_not(kind: str, steering: Steering, rows: Mapping[Site, ContrastRows] | None) -> str | None:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from interp.models.model import Model
-from interp.steering.dose import as_continued, kl_by_token
 from interp.steering.evaluate.instrument import acting
 from interp.steering.evaluate.tally import Tally
+from interp.steering.kl import as_continued, kl_by_token
 from interp.steering.neutral import NeutralText
 from interp.steering.steering import Steering
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from interp.errors import SteeringError
 from interp.models.model import Model
-from interp.steering.dose import find_strength, measure_kl
+from interp.steering.dose import find_strength
+from interp.steering.kl import KLMeter
 from interp.steering.neutral import NeutralText
 from interp.steering.steering import Steering
 
@@ -40,11 +41,12 @@ def equal_strengths(
     end = min(ends, default=float("inf"))
     known, found = {0.0: 0.0}, dict.fromkeys(doses, float("nan"))
     guesses = {dose: min(1.0, end) for dose in doses}
+    meter = KLMeter(model, steering, text, batch_size=batch_size)
     for _ in range(_ROUNDS):
         tried = sorted(set(guesses.values()) - set(known))
         if not tried:
             break
-        kl = measure_kl(model, steering, tried, text, batch_size=batch_size).mean
+        kl = meter.measure(tried).mean
         known |= {strength: float(one) ** 0.5 for strength, one in zip(tried, kl, strict=True)}
         for dose, guess in list(guesses.items()):
             if abs(known[guess] ** 2 / dose - 1) <= tolerance:

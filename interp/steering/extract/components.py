@@ -13,8 +13,8 @@ from torch import Tensor
 from interp.errors import SteeringError
 from interp.steering.contrast import ContrastRows
 
-_NOTHING = 1e-6
-"""A share of the rows' own length below which what is left of them is rounding."""
+_ROUNDING = 1e-6
+"""A share of the activations' own length below which what is left of them is rounding."""
 
 
 def top_component(rows: ContrastRows, seed: int = 0) -> Float[Tensor, " d"]:
@@ -23,8 +23,7 @@ def top_component(rows: ContrastRows, seed: int = 0) -> Float[Tensor, " d"]:
     Its sign is that of the mean difference; unpaired rows are paired at random by ``seed``. With one pair it
     is the mean difference. Raises :class:`SteeringError` where all pairs are equal.
     """
-    differences = rows.differences(seed).double()
-    return _towards(_first_component(differences, differences, "pca"), rows)
+    return _towards(_first_component(rows.differences(seed).double(), _rounding(rows), "pca"), rows)
 
 
 def top_centred_component(rows: ContrastRows, seed: int = 0) -> Float[Tensor, " d"]:
@@ -35,7 +34,8 @@ def top_centred_component(rows: ContrastRows, seed: int = 0) -> Float[Tensor, " 
     all pairs differ by the same vector.
     """
     differences = rows.differences(seed).double()
-    return _towards(_first_component(differences - differences.mean(0), differences, "centred-pca"), rows)
+    centred = differences - differences.mean(0)
+    return _towards(_first_component(centred, _rounding(rows), "centred-pca"), rows)
 
 
 def lat_component(rows: ContrastRows, seed: int = 0) -> Float[Tensor, " d"]:
@@ -56,17 +56,22 @@ def lat_component(rows: ContrastRows, seed: int = 0) -> Float[Tensor, " d"]:
     signed = kept * turned[:, None].to(kept)
     if not len(kept):
         raise SteeringError("lat found no direction: every pair is equal.")
-    found = _first_component(signed - signed.mean(0), kept, "lat")
+    rounding = _rounding(rows) / float(lengths[lengths > 0].min())
+    found = _first_component(signed - signed.mean(0), rounding, "lat")
     higher = (kept @ found).sign().sum()
     return _towards(found, rows) if higher == 0 else found * higher.sign()
 
 
-def _first_component(
-    rows: Float[Tensor, "n d"], whole: Float[Tensor, "n d"], method: str
-) -> Float[Tensor, " d"]:
-    """Top right singular vector, by the smaller Gram matrix. ``whole`` is what rounding is measured by."""
+def _rounding(rows: ContrastRows) -> float:
+    """Length of the error that single precision may leave in all differences together."""
+    x, _ = rows.stacked()
+    return _ROUNDING * float(x.norm())
+
+
+def _first_component(rows: Float[Tensor, "n d"], rounding: float, method: str) -> Float[Tensor, " d"]:
+    """Top right singular vector, by the smaller Gram matrix."""
     n, d = rows.shape
-    if not float(rows.norm()) > _NOTHING * float(whole.norm()):
+    if not float(rows.norm()) > rounding:
         raise SteeringError(
             f"{method} found no direction: {n} pairs leave nothing that varies. Give more pairs that differ in other "
             "ways too, or take 'mean-difference'."

@@ -37,6 +37,21 @@ def roc_area(scores: Float[Tensor, "row unit"], answers: Bool[Tensor, " row"]) -
     return (hits * below).sum(0) / (hits.sum(0) * total)
 
 
+def separation(scores: Float[Tensor, "row unit"], answers: Bool[Tensor, " row"]) -> Float[Tensor, " unit"]:
+    """Mean of the yes rows minus that of the no rows, in standard deviations of all; 0 for a constant unit."""
+    gap, spread = scores[answers].mean(0) - scores[~answers].mean(0), scores.std(0)
+    return torch.where(spread > 0, gap / spread.clamp(min=1e-12), 0.0)
+
+
+def order_units(precision: Float[Tensor, " unit"], gap: Float[Tensor, " unit"]) -> Int[Tensor, " unit"]:
+    """Units by average precision, the best first; of equals those of the larger separation.
+
+    With few prompts many units are perfect, and their order would be that of their numbers: the first layers.
+    """
+    by_gap = gap.argsort(descending=True, stable=True)
+    return by_gap[precision[by_gap].argsort(descending=True, stable=True)]
+
+
 def _ranked(
     scores: Float[Tensor, "row unit"], answers: Bool[Tensor, " row"]
 ) -> tuple[Float[Tensor, "row unit"], Int[Tensor, "row unit"], Int[Tensor, "row unit"]]:

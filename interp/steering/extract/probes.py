@@ -25,8 +25,13 @@ def logistic_weights(rows: ContrastRows, seed: int = 0) -> Float[Tensor, " d"]:
     """Weights of a logistic regression of the label, both sides weighed the same (:func:`fit_probe`).
 
     A reader, see the head of this module. Entries are brought to variance 1 for the penalty, which also keeps the
-    weights finite where rows are fewer than entries.
+    weights finite where rows are fewer than entries. Raises :class:`SteeringError` for one row a side: it would weigh
+    each entry by one over its difference.
     """
+    if len(rows.positive) + len(rows.negative) < 3:
+        raise SteeringError(
+            "logistic needs more than one prompt a side; give more, or take 'mean-difference'."
+        )
     x, labels = rows.stacked()
     return fit_probe(x, labels > 0, balanced=True).weights
 

@@ -21,7 +21,7 @@ from interp.models.capture import capture
 from interp.models.model import Model
 from interp.results.provenance import Provenance
 from interp.results.relation_neurons import RelationNeurons
-from interp.steering.extract.detection import average_precision
+from interp.steering.extract.detection import average_precision, order_units, separation
 from interp.steering.extract.random_neurons import draw_other_neurons
 from interp.steering.operations import SetNeurons
 from interp.steering.steering import Steering, Step
@@ -33,7 +33,7 @@ from interp.types import Site
 class RelationPrompts:
     """Prompts of one relation, each with its right answers.
 
-    Raises :class:`SteeringError` for fewer than two prompts, and tensors that do not agree.
+    Raises :class:`SteeringError` for no prompts, and tensors that do not agree.
     """
 
     tokens: Int[Tensor, "prompt pos"]
@@ -44,9 +44,9 @@ class RelationPrompts:
     def __post_init__(self) -> None:
         n = len(self.tokens)
         mask = self.attention_mask
-        if n < 2 or self.answers.ndim != 2 or len(self.answers) != n or (mask is not None and len(mask) != n):
+        if n < 1 or self.answers.ndim != 2 or len(self.answers) != n or (mask is not None and len(mask) != n):
             raise SteeringError(
-                f"a relation has at least two prompts, with answers [prompt, k] of each; got tokens "
+                f"a relation has at least one prompt, with answers [prompt, k] of each; got tokens "
                 f"{list(self.tokens.shape)} and answers {list(self.answers.shape)}."
             )
 
@@ -76,8 +76,8 @@ def find_relation_neurons(
     """Zero the ``k`` neurons that best tell each relation from the others, and measure accuracy on all.
 
     A neuron's response is ``mlp_post`` at the last token, where the answer is read; neurons of all layers are
-    ranked together, on ``1 - test_share`` of the prompts. They are zeroed at every token. Accuracy is the share of the
-    other prompts whose most probable next token is an answer.
+    ranked together, on ``1 - test_share`` of the prompts (:func:`order_units`). They are zeroed at every token.
+    Accuracy is the share of the other prompts whose most probable next token is an answer.
 
     Raises :class:`SteeringError` for fewer than two relations, numbers of neurons that are not there, and too few
     prompts to part.
@@ -179,7 +179,7 @@ def _rank(
     chosen, precision = [], []
     for i in range(len(fitted)):
         found = average_precision(x, owner == i)
-        order = found.argsort(descending=True, stable=True)[:k]
+        order = order_units(found, separation(x, owner == i))[:k]
         d_mlp = model.traits.d_mlp
         chosen.append(torch.stack([order // d_mlp, order % d_mlp], dim=1))
         precision.append(found[order].float())

@@ -74,7 +74,7 @@ def last_chosen(reading: Reading) -> Float[Tensor, "batch d"]:
     return reading.values[torch.arange(len(last), device=last.device), last]
 
 
-def read_rows(model: Model, prompts: Prompts, text_column: str = "text") -> list[Int[Tensor, " pos"]]:
+def read_rows(model: Model, prompts: Prompts, text_column: str = "text") -> list[Int[Tensor, " _"]]:
     """Tokens of every prompt. Raises :class:`SteeringError` where there is none."""
     rows = [row for item in open_items(prompts, text_column) for row in encode_item(model, item)]
     if not rows:
@@ -83,7 +83,7 @@ def read_rows(model: Model, prompts: Prompts, text_column: str = "text") -> list
 
 
 def read_prompts(
-    model: Model, sites: Sequence[Site], rows: Sequence[Int[Tensor, " pos"]]
+    model: Model, sites: Sequence[Site], rows: Sequence[Int[Tensor, " _"]]
 ) -> dict[Site, Reading]:
     """What gates at these sites read of a batch of prompts, without any steering."""
     tokens, mask = pad_prompts(rows)

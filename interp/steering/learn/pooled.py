@@ -86,8 +86,9 @@ def map_site(site: Site, one: Map | None, pooled: dict[Site, Tensor] | None = No
         new = wide if one is None else one(wide)
         if pooled is not None:
             chosen = place.columns.select(site if site.positions is not None else site.at(*READ_AT), {})
-            weight = chosen.to(new)[..., None]
-            pooled[site] = (new * weight).sum(1) / weight.sum(1)
+            weight = chosen.to(new.device)[..., None]
+            # padding may hold NaN, which no weight takes away
+            pooled[site] = torch.where(weight, new, 0.0).sum(1) / weight.sum(1)
         return (part if one is None else new.to(part.dtype).reshape(part.shape)), None
 
     return Intervention(site, "map", change)

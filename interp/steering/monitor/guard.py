@@ -122,6 +122,7 @@ def fit_guard(
     content_site: SiteLike | Iterable[SiteLike],
     behaviour_site: SiteLike | Iterable[SiteLike] = "resid_post@-1",
     content_where: Where | None = None,
+    behaviour_where: Where | None = None,
     measure: Reading = "prototypes",
     content_name: str = "content",
     behaviour_name: str = "behaviour",
@@ -137,5 +138,13 @@ def fit_guard(
         fit_detector(
             model, *content, content_site, where=content_where, measure=measure, name=content_name, **options
         ),
-        fit_detector(model, *behaviour, behaviour_site, measure=measure, name=behaviour_name, **options),
+        fit_detector(
+            model,
+            *behaviour,
+            behaviour_site,
+            where=behaviour_where,
+            measure=measure,
+            name=behaviour_name,
+            **options,
+        ),
     )

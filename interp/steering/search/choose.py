@@ -26,11 +26,13 @@ def steering_from(
     *,
     neutral: Prompts | NeutralText | None = None,
     calibrate: bool = True,
-    max_dose: float = 2.0,
+    max_dose: float | None = None,
     batch_size: int = 32,
     progress: bool = False,
 ) -> Steering:
     """The candidate of a rank (from 1, at ``dose``) as a steering, its dose calibrated on ``neutral`` text.
+
+    Up to ``max_dose`` nats; by default twice the largest dose that was searched, so that doses near those are exact.
 
     Raises :class:`RecordError` where no candidate has that rank.
     """
@@ -45,9 +47,8 @@ def steering_from(
     )
     if not calibrate:
         return steering
-    return calibrate_dose(
-        model, steering, neutral, max_dose=max_dose, batch_size=batch_size, progress=progress
-    )
+    most = 2 * max(found.doses) if max_dose is None else max_dose
+    return calibrate_dose(model, steering, neutral, max_dose=most, batch_size=batch_size, progress=progress)
 
 
 def weighted_steering(
@@ -57,7 +58,7 @@ def weighted_steering(
     *,
     neutral: Prompts | NeutralText | None = None,
     calibrate: bool = True,
-    max_dose: float = 2.0,
+    max_dose: float | None = None,
     batch_size: int = 32,
     progress: bool = False,
 ) -> Steering:
@@ -73,12 +74,12 @@ def weighted_steering(
             best.setdefault(one.site, one)
     if not best:
         raise SteeringError(f"no candidate has a score above 0, so none has a weight: {found!r}.")
-    most = max(one.score for one in best.values())
+    highest = max(one.score for one in best.values())
     known = all(one.strength == one.strength for one in best.values())
     steps = []
     for site in (name for name in found.sites if name in best):
         one = best[site]
-        weight = one.score / most * (one.strength if known else 1.0)
+        weight = one.score / highest * (one.strength if known else 1.0)
         step = _step(found, one)
         steps.append(Step(step.site, step.operation, weight))
     steering = Steering(
@@ -90,9 +91,8 @@ def weighted_steering(
     )
     if not calibrate:
         return steering
-    return calibrate_dose(
-        model, steering, neutral, max_dose=max_dose, batch_size=batch_size, progress=progress
-    )
+    most = 2 * max(found.doses) if max_dose is None else max_dose
+    return calibrate_dose(model, steering, neutral, max_dose=most, batch_size=batch_size, progress=progress)
 
 
 def _step(found: SteeringSearch, chosen: SearchedCandidate) -> Step:
