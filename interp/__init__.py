@@ -169,6 +169,8 @@ if TYPE_CHECKING:
     from interp.steering.evaluate import evaluate_steering as evaluate_steering
     from interp.steering.evaluate import measure_off_target as measure_off_target
     from interp.steering.extract import extract_directions as extract_directions
+    from interp.steering.gguf import export_gguf as export_gguf
+    from interp.steering.gguf import import_gguf as import_gguf
     from interp.steering.learn import fit_layerwise_maps as fit_layerwise_maps
     from interp.steering.learn import fit_lineas as fit_lineas
     from interp.steering.learn import fit_low_rank as fit_low_rank
@@ -378,6 +380,10 @@ _EXPORTS = {
         "measure_off_target",
     ),
     "interp.steering.extract": ("extract_directions",),
+    "interp.steering.gguf": (
+        "export_gguf",
+        "import_gguf",
+    ),
     "interp.steering.learn": (
         "fit_layerwise_maps",
         "fit_lineas",

@@ -12,7 +12,13 @@ from interp.results.baking import AbstentionReport, BakeReport
 
 def make_bake_report(n: int = 4, exact: int = 2, **changes: Any) -> BakeReport:
     """The first ``exact`` bakings are equal to rounding, the others far off."""
-    names = ("bias", "orthogonal <W_O> & co", "spectrum", "casal", *(f"casal $L{i}$ " + "x" * 40 for i in range(n)))
+    names = (
+        "bias",
+        "orthogonal <W_O> & co",
+        "spectrum",
+        "casal",
+        *(f"casal $L{i}$ " + "x" * 40 for i in range(n)),
+    )
     near = torch.arange(n) < exact
     largest = torch.where(near, 1e-5 * (1 + draw(n)), 3 * (1 + draw(n)))
     kl = torch.stack([torch.where(near, 1e-12, 0.4), 0.5 + 0 * draw(n), 0.45 + 0.1 * draw(n)], dim=1)
@@ -31,7 +37,10 @@ def make_bake_report(n: int = 4, exact: int = 2, **changes: Any) -> BakeReport:
     return BakeReport(**known | changes)
 
 
-def make_abstention(per_group: int = 4, groups: tuple[str, ...] = ("always on", "CASAL", "random <v> & $w"), **changes: Any) -> AbstentionReport:
+GROUPS = ("always on", "CASAL", "random <v> & $w")
+
+
+def make_abstention(per_group: int = 4, groups: tuple[str, ...] = GROUPS, **changes: Any) -> AbstentionReport:
     """A reference, then so many settings of every group."""
     names = ["untouched", *(f"{group} {i}" for group in groups for i in range(per_group))]
     n = len(names)

@@ -21,6 +21,21 @@ def tiny(family="gpt2", n_layers=3):
     return interp.load_model(make_hf_model(family, n_layers=n_layers, seed=1))
 
 
+def planted_model(kinds, size):
+    """A random model in which the tokens of each side of a kind share a direction of their embeddings.
+
+    A kind gives the range of tokens of its two sides, ``{True: (start, stop), False: (start, stop)}``.
+    """
+    hf = make_hf_model("gpt2", n_layers=3, seed=1)
+    draw = torch.Generator().manual_seed(0)
+    directions = torch.linalg.qr(torch.randn(36, len(kinds), generator=draw))[0].T
+    with torch.no_grad():
+        for kind, direction in zip(kinds, directions, strict=True):
+            for side, (start, stop) in kind.items():
+                hf.transformer.wte.weight[start:stop] += (size if side else -size) * direction
+    return interp.load_model(hf)
+
+
 def prompts(n, low, high, seed=0, shortest=5, longest=8):
     """Rows of tokens from a part of the vocabulary, of several lengths."""
     draw = torch.Generator().manual_seed(seed)

@@ -23,6 +23,7 @@ from interp.models.model import Model
 from interp.models.threads import hold_threads
 from interp.results.baking import BakeReport
 from interp.steering.bake import (
+    Baked,
     CasalConfig,
     bake_bias,
     bake_orthogonal,
@@ -53,11 +54,11 @@ class BakePlan:
     """Which settings, over how many seeds, trained how long."""
 
     layers: tuple[int, ...] = (0, 1, 2)
-    submodules: tuple[Submodule, ...] = SUBMODULES
-    amounts: tuple[float, ...] = (0.5, 0.75, 1.0, 1.5)
-    """Of the vector always on; CASAL takes 1."""
+    submodules: tuple[Submodule, ...] = ("W_O", "W_out", "mlp")
+    amounts: tuple[float, ...] = (0.5, 1.0, 1.5)
+    """Of the vector always on. CASAL takes the largest everywhere, and each at the last layer and part."""
     seeds: int = 3
-    steps: int = 300
+    steps: int = 200
     batch_size: int = 128
     learning_rate: float = 1e-3
     n: int = 128
@@ -69,7 +70,7 @@ class BakePlan:
     @classmethod
     def quick(cls, seed: int = 0) -> BakePlan:
         """Within a minute on two busy cores."""
-        return cls((1,), ("mlp",), (1.0,), 1, steps=60, n=32, seed=seed)
+        return cls((2,), ("mlp",), (1.5,), 1, steps=80, n=32, seed=seed)
 
     def __post_init__(self) -> None:
         if min(self.seeds, self.steps, self.batch_size - 1, self.n) < 1 or not self.learning_rate > 0:
@@ -77,7 +78,12 @@ class BakePlan:
                 f"seeds, steps and n are at least 1, the batch size 2, the learning rate above 0; got {self.seeds}, "
                 f"{self.steps}, {self.n}, {self.batch_size} and {self.learning_rate}."
             )
-        if not self.layers or not self.amounts or set(self.submodules) - set(SUBMODULES) or not self.submodules:
+        if (
+            not self.layers
+            or not self.amounts
+            or set(self.submodules) - set(SUBMODULES)
+            or not self.submodules
+        ):
             raise BenchError(
                 f"layers, amounts and submodules (of {', '.join(SUBMODULES)}) must not be empty; got {self.layers}, "
                 f"{self.amounts} and {self.submodules}."
@@ -129,24 +135,23 @@ def _measure_gaps(plan: BakePlan, model: Model, seed: int) -> list[BakeRow]:
     direction = steering.direction()
     negative = attribute_token_ids(model, "sentiment")["negative"]
     begun = time.perf_counter()
-    cases = {
-        "bias": (bake_bias(model, steering, _DOSE), steering, {"dose": _DOSE}),
-        "orthogonal": (bake_orthogonal(model, direction), project_writes(model, direction), {"strength": 1.0}),
-        "spectrum": (
-            edit_spectrum(model, [text for side in prompts.values() for text in side], negative),
-            steering,
-            {"dose": _DOSE},
-        ),
+    texts = [text for side in prompts.values() for text in side]
+    # baking, the hooks it is compared to, and their dose or else strength 1
+    cases: dict[str, tuple[Baked, Steering, float | None]] = {
+        "bias": (bake_bias(model, steering, _DOSE), steering, _DOSE),
+        "orthogonal": (bake_orthogonal(model, direction), project_writes(model, direction), None),
+        "spectrum": (edit_spectrum(model, texts, negative), steering, _DOSE),
     }
     rows = []
-    for name, (baked, hooks, how) in cases.items():
-        found = compare_baked(model, baked, hooks, n=min(plan.n, 64), seed=seed, **how)
+    for name, (baked, hooks, dose) in cases.items():
+        strength = 1.0 if dose is None else None
+        found = compare_baked(model, baked, hooks, dose=dose, strength=strength, n=min(plan.n, 64), seed=seed)
         if baked.exact and not float(found.largest[0]) <= EXACT:
             raise BenchError(
                 f"{name} is off its hooks by {float(found.largest[0]):.2g} in a logit, more than {EXACT:g}. Nothing is "
                 "reported."
             )
-        row = BakeRow("gap", WORLD, name, "sentiment", _WORLD_LAYER, "-", "-", next(iter(how.values())), seed)
+        row = BakeRow("gap", WORLD, name, "sentiment", _WORLD_LAYER, "-", "-", dose or 1.0, seed)
         rows.append(replace(_with_gap(row, found), seconds=time.perf_counter() - begun))
     return rows
 
@@ -185,12 +190,16 @@ def _run_seed(plan: BakePlan, model: Model, seed: int, say: Say, take: Callable[
                 take(replace(_answered(row, found), seconds=time.perf_counter() - begun))
     for direction, config in _settings(plan, seed):
         say(f"seed {seed}: {direction}, {config.submodule} of layer {config.layer}, known {config.known}")
-        for row in _fit(model, asked, split.known, split.unknown, vectors[direction, config.layer], direction, config):
+        for row in _fit(
+            model, asked, split.known, split.unknown, vectors[direction, config.layer], direction, config
+        ):
             take(row)
 
 
 def _ask(seed: int) -> _Asked:
-    (fit_known, test_known), (fit_unseen, test_unseen) = (split_people(group, seed) for group in ("known", "unseen"))
+    (fit_known, test_known), (fit_unseen, test_unseen) = (
+        split_people(group, seed) for group in ("known", "unseen")
+    )
     return _Asked(*(list_facts(people) for people in (fit_known, fit_unseen, test_known, test_unseen)))
 
 
@@ -198,9 +207,9 @@ def _find_vectors(
     plan: BakePlan, model: Model, asked: _Asked, known: Sequence[str], unknown: Sequence[str], seed: int
 ) -> Mapping[tuple[str, int], Float[Tensor, " d_model"]]:
     """By name and layer, from the last token of what is fitted on; random ones are as long as ``abstain``."""
-    strangers = [replace(fact, stranger=True).prompt for fact in asked.fit_known]
+    strangers = [replace(fact, stranger=True).prompt for fact in asked.fit_unseen]
     sites = [f"resid_post[{layer}]@-1" for layer in plan.layers]
-    abstain = read_contrast(model, strangers, list(known), sites)
+    abstain = read_contrast(model, strangers, [fact.prompt for fact in asked.fit_unseen], sites)
     ignorance = read_contrast(model, list(unknown), list(known), sites)
     generator = torch.Generator().manual_seed(seed)
     found: dict[tuple[str, int], Tensor] = {}
@@ -214,23 +223,23 @@ def _find_vectors(
 
 
 def _settings(plan: BakePlan, seed: int) -> list[tuple[str, CasalConfig]]:
-    """Every layer and part with the abstaining vector, then one part with the others and with known prompts away."""
-
-    def config(layer: int, submodule: Submodule) -> CasalConfig:
-        return CasalConfig(
-            layer,
-            submodule,
-            steps=plan.steps,
-            batch_size=plan.batch_size,
-            learning_rate=plan.learning_rate,
-            seed=seed,
-        )
-
-    found = [("abstain", config(layer, part)) for layer in plan.layers for part in plan.submodules]
-    for layer in plan.layers:
-        whole = config(layer, plan.submodules[-1])
-        found += [("ignorance", whole), ("random", whole), ("abstain", replace(whole, known="away"))]
-    return found
+    """Every layer and part with the abstaining vector; the last of them also in other ways."""
+    first = CasalConfig(
+        plan.layers[0],
+        amount=max(plan.amounts),
+        steps=plan.steps,
+        batch_size=plan.batch_size,
+        learning_rate=plan.learning_rate,
+        seed=seed,
+    )
+    found = [
+        ("abstain", replace(first, layer=layer, submodule=part))
+        for layer in plan.layers
+        for part in plan.submodules
+    ]
+    last = found[-1][1]
+    found += [("abstain", replace(last, amount=amount)) for amount in plan.amounts if amount != last.amount]
+    return [*found, ("abstain", replace(last, known="away")), ("ignorance", last), ("random", last)]
 
 
 def _fit(
@@ -250,7 +259,15 @@ def _fit(
         found = measure_answers(model, asked.test_known, asked.test_unseen)
         fitted = measure_answers(model, asked.fit_known, asked.fit_unseen)
     row = BakeRow(
-        "abstention", FACTS, CASAL, direction, config.layer, config.submodule, config.known, config.amount, config.seed
+        "abstention",
+        FACTS,
+        CASAL,
+        direction,
+        config.layer,
+        config.submodule,
+        config.known,
+        config.amount,
+        config.seed,
     )
     row = replace(
         _answered(row, found),

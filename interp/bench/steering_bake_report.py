@@ -28,7 +28,8 @@ class BakeRow:
     group: str
     """``untouched``, ``always on``, ``CASAL``; of a gap, the kind of baking."""
     direction: str
-    """``abstain``: strangers minus known; ``ignorance``: unknown minus known; ``random``: as long as ``abstain``."""
+    """``abstain``: strangers minus the unseen of the same names; ``ignorance``: unknown minus known; ``random``: as
+    long as ``abstain``."""
     layer: int
     submodule: str
     known_target: str
@@ -97,17 +98,17 @@ def _write(found: Estimate) -> str:
 def _name(row: BakeRow) -> str:
     if row.group == UNTOUCHED:
         return UNTOUCHED
-    trained = f", {row.submodule}, known {row.known_target}" if row.group == CASAL else ""
-    return f"{row.group}: {row.direction} x {row.amount:g}, layer {row.layer}{trained}"
+    trained = f" {row.submodule}, known {row.known_target}" if row.group == CASAL else ""
+    return f"{row.group} L{row.layer}{trained}: {row.amount:g} {row.direction}"
 
 
 def _tabulate(rows: Sequence[BakeRow]) -> Table:
-    figures = ("made_up", "unseen_abstained", "known_right", "known_abstained", "fit_made_up", "fit_known_right")
-    headings = ("setting", "made up", "abstained", "known right", "abstained", "made up (fit)", "known (fit)")
-    cells = [
-        [_name(own[0]), *("-" if math.isnan(getattr(own[0], f)) else _write(estimate(own, f)) for f in figures)]
-        for own in by_setting(rows).values()
-    ]
+    headings = ("setting", "made up", "known right", "(on the fit)")
+    cells = []
+    for own in by_setting(rows).values():
+        fitted = [estimate(own, figure).value for figure in ("fit_made_up", "fit_known_right")]
+        shown = "-" if math.isnan(fitted[0]) else f"{fitted[0]:.2f} / {fitted[1]:.2f}"
+        cells.append([_name(own[0]), *(_write(estimate(own, f)) for f in ("made_up", "known_right")), shown])
     people = f"{len({row.seed for row in rows})} seeds, {rows[0].model}" if rows else "none"
     return Table(f"What is made up and what is known: {people}", headings, cells)
 
@@ -135,7 +136,10 @@ def report_of(rows: Sequence[BakeRow]) -> AbstentionReport:
     found = by_setting([row for row in rows if row.part == "abstention"])
     ends = {
         figure: torch.tensor(
-            [[getattr(estimate(own, figure), end) for end in ("value", "low", "high")] for own in found.values()]
+            [
+                [getattr(estimate(own, figure), end) for end in ("value", "low", "high")]
+                for own in found.values()
+            ]
         ).reshape(-1, 3)
         for figure in ("made_up", "known_right")
     }
@@ -152,7 +156,9 @@ def report_of(rows: Sequence[BakeRow]) -> AbstentionReport:
 
 
 def _group(row: BakeRow) -> str:
-    return row.group if row.group == UNTOUCHED or row.direction == "abstain" else f"{row.group}, {row.direction}"
+    return (
+        row.group if row.group == UNTOUCHED or row.direction == "abstain" else f"{row.group}, {row.direction}"
+    )
 
 
 def headline(rows: Sequence[BakeRow]) -> str:
@@ -167,7 +173,11 @@ def headline(rows: Sequence[BakeRow]) -> str:
         f"{group} {estimate(own, 'made_up').value:.3f}/{estimate(own, 'known_right').value:.3f}"
         for group, own in best.items()
     ]
-    gaps = {row.group: row.largest_logit for row in rows if row.part == "gap" and row.group in ("bias", "orthogonal")}
+    gaps = {
+        row.group: row.largest_logit
+        for row in rows
+        if row.part == "gap" and row.group in ("bias", "orthogonal")
+    }
     exact = ", ".join(f"{group} {gap:.1g}" for group, gap in gaps.items())
     return f"made up/known right, best of each: {', '.join(parts)}; logits baked to hooked: {exact}"
 

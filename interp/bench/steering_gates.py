@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -257,33 +256,33 @@ def _controller(setting: _Setting, name: str, objective: Objective, at: str) -> 
 def _combined(setting: _Setting) -> _Arm:
     """A condition for each attribute, fitted on that attribute's own labels, both to be open.
 
-    A prompt's score is the smaller of its ranks among the prompts without each attribute, so that one number
-    moves both thresholds.
+    A prompt's score is the smaller of its two, each in standard deviations above the mean of the prompts without
+    the attribute, so that one number moves both thresholds.
     """
     begun = time.perf_counter()
     p = setting.prompts
     parts: list[Condition] = []
-    nulls: list[np.ndarray] = []
+    nulls: list[tuple[float, float]] = []
     for attribute, value in TASKS[setting.task].items():
         yes, no = p.split_fit(attribute, value)
         part = fit_task_condition(setting.model, yes, no, READ_AT, setting.seed)
+        scores = score_gates(setting.model, [part], no)[0].double()
         parts.append(part)
-        nulls.append(score_gates(setting.model, [part], no)[0].sort().values.double().numpy())
+        nulls.append((float(scores.mean()), float(scores.std())))
 
-    def rank(prompts: Sequence[str]) -> Tensor:
-        scores = score_gates(setting.model, parts, prompts).double().numpy()
-        ranks = [
-            np.searchsorted(null, s, side="left") / len(null) for null, s in zip(nulls, scores, strict=True)
-        ]
-        return torch.from_numpy(np.min(ranks, axis=0)).float()
+    def score(prompts: Sequence[str]) -> Tensor:
+        found = score_gates(setting.model, parts, prompts).double()
+        mean, spread = torch.tensor(nulls, dtype=torch.float64).T[..., None]
+        return ((found - mean) / spread).amin(0)
 
     def at(threshold: float) -> Gate:
-        # a rank above k / n: more than k of the n lie below; no cosine is above 2
-        cuts = [np.r_[null, 2.0][round(threshold * len(null))] for null in nulls]
-        closed = [part.at_threshold(float(cut)) for part, cut in zip(parts, cuts, strict=True)]
+        closed = [
+            part.at_threshold(mean + threshold * spread)
+            for part, (mean, spread) in zip(parts, nulls, strict=True)
+        ]
         return Combination(tuple(closed), "all")
 
-    calibrate, act, leave = (rank(side) for side in (p.calibrate, p.test_act, p.test_leave))
+    calibrate, act, leave = (score(side) for side in (p.calibrate, p.test_act, p.test_leave))
     return _Arm("two conditions", at, calibrate, act, leave, seconds=time.perf_counter() - begun)
 
 

@@ -37,6 +37,8 @@ from interp.tasks.attributes import ATTRIBUTES
 _OTHER_PROMPTS = 1000
 """Prompts that are continued are of the seed plus this: none of them was fitted to."""
 _NEUTRAL_SEED = 5000
+_LEGAL = 0.8
+"""Share of legal sentences that the unsteered model must write: sentences cut by the end count against it."""
 
 Fit = Callable[[Model, Sequence[str], Sequence[str]], Steering]
 """From source and target prompts to a steering."""
@@ -48,7 +50,7 @@ class SteeringMapsPlan:
 
     targets: tuple[str, ...] = ("formality=formal", "formality=informal")
     """Of attributes with two values: the source is the other one."""
-    seeds: int = 4
+    seeds: int = 3
     model: str = "mix-4l"
     sites: str = "resid_post"
     layer: int = 2
@@ -73,9 +75,9 @@ class SteeringMapsPlan:
             ("formality=formal",),
             1,
             n_prompts=16,
-            n_tokens=16,
+            n_tokens=20,
             n_neutral=8,
-            steps=15,
+            steps=10,
             path=(0.03,),
             seed=seed,
         )
@@ -176,9 +178,10 @@ class _Run:
     def check(self) -> None:
         """Refuse a model whose own text is not legal, and a fit that does not move what it says."""
         legal = self.written.read(self.model, None, 0.0)["legal"].value
-        if not legal > 0.9:
+        if not legal > _LEGAL:
             raise BenchError(
-                f"{legal:.3f} of the unsteered model's sentences are legal; over 0.9 is needed. Nothing is reported."
+                f"{legal:.3f} of the unsteered model's sentences are legal; over {_LEGAL} is needed. Nothing is "
+                "reported."
             )
         site = f"{self.plan.sites}[{self.plan.layer}]"
         found = fit_layerwise_maps(self.model, self.source, self.goal, site, "shift")

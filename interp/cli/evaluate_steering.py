@@ -133,7 +133,7 @@ def _evaluate(
     if twice:
         raise SteeringError(f"{twice[0]!r} names a method and a file; rename the file.")
     steerings = found | loaded
-    text = None
+    text: Any = None
     if neutral is not None:
         text = read_lines(neutral)
     elif sides.target is None:

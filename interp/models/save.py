@@ -50,7 +50,7 @@ def save_model(model: Model, folder: str | Path) -> Path:
 def _bare(model: Model, weights: Mapping[str, Tensor]) -> Any:
     """A fresh model with a place for every weight."""
     kind: Any = type(model.module)
-    config = copy.deepcopy(model.module.config)
+    config: Any = copy.deepcopy(model.module.config)
     if _is_untied(weights):
         config.tie_word_embeddings = False
     bare = kind(config)
@@ -62,8 +62,8 @@ def _bare(model: Model, weights: Mapping[str, Tensor]) -> Any:
     lost = _without_place(bare, weights)
     if lost:
         raise ModelError(
-            f"{kind.__name__} has no place for {lost[0]}: its files cannot hold this model. Keep the edit and put it in "
-            "after loading, or steer by hooks."
+            f"{kind.__name__} has no place for {lost[0]}: its files cannot hold this model. Keep the edit and put it "
+            "in after loading, or steer by hooks."
         )
     return bare
 
@@ -91,7 +91,10 @@ def _without_place(bare: Any, weights: Mapping[str, Tensor]) -> list[str]:
 def _refuse_other_logits(model: Model, bare: Any) -> None:
     """Parts of a fused map may be copies of it: a change of theirs would be lost."""
     tokens = torch.arange(min(8, model.traits.n_ctx, model.traits.d_vocab), device=model.device)[None]
-    wrapped, alone = model(tokens).double(), bare.to(model.device)(input_ids=tokens, use_cache=False).logits.double()
+    wrapped, alone = (
+        model(tokens).double(),
+        bare.to(model.device)(input_ids=tokens, use_cache=False).logits.double(),
+    )
     difference = float((wrapped - alone).abs().max())
     if not difference <= 0.01 * float(alone.abs().max()):
         raise ModelError(

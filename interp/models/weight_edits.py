@@ -94,7 +94,9 @@ class WeightDraft:
     def _owner(self, weight: Tensor) -> tuple[str, Tensor]:
         found = self._parameters.get(weight.untyped_storage().data_ptr())
         if found is None:
-            raise ModelError("this weight is no view on a parameter of the model; take it from model.weights.")
+            raise ModelError(
+                "this weight is no view on a parameter of the model; take it from model.weights."
+            )
         return found
 
 

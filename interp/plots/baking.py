@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -71,7 +72,7 @@ def _add_marks(
     sheet: Sheet,
     panel: Panel,
     names: list[str],
-    ends: NDArray[np.float64],
+    ends: NDArray[np.floating[Any]],
     name: str,
     style: tuple[str, str, str],
     shift: float,

@@ -85,8 +85,9 @@ def _add_doses(sheet: Sheet, found: SteeringEvaluation, measure: str, *, named: 
     base = 0.0 if rises else float(found.unsteered[at, 0])
     shared = dict(xaxis=panel.xaxis, yaxis=panel.yaxis, legend="legend")
     controls = [i for i, name in enumerate(found.conditions) if name in found.controls]
-    air = 10 ** (0.06 * max(np.log10(max(doses) / min(doses)), 0.5))
-    ends = [min(doses) / air, max(doses) * air]
+    span = float(np.log10(max(doses) / min(doses)))
+    air = 0.06 * span or 0.5
+    ends = [min(doses) / 10**air, max(doses) * 10**air]
     if controls:
         _add_controls(sheet, found, doses, values[controls], ends, shared, named)
     sheet.figure.add_trace(
@@ -102,8 +103,11 @@ def _add_doses(sheet: Sheet, found: SteeringEvaluation, measure: str, *, named: 
         )
     )
     methods = [i for i, name in enumerate(found.conditions) if name in found.methods]
+    # whiskers side by side: the axis is shared out where there is one dose, else moved apart by a hair
+    step = 0.01 * span or 0.8 / max(len(methods), 4)
     for number, i in enumerate(methods):
-        sheet.figure.add_trace(go.Scatter(**_line(found, i, number, doses, values[i], at, named), **shared))
+        place = (number % 6 - 2.5 if span else number - (len(methods) - 1) / 2) * step
+        sheet.figure.add_trace(go.Scatter(**_line(found, i, number, place, values[i], at, named), **shared))
     everything = np.concatenate([values.ravel(), [base]])
     limits = _limits(everything, measure)
     _write_dose_axes(sheet, panel, doses, ends, limits, _UNITS.get(measure, "share"))
@@ -145,7 +149,7 @@ def _line(
     found: SteeringEvaluation,
     row: int,
     number: int,
-    doses: Sequence[float],
+    place: float,
     values: np.ndarray,
     at: int,
     named: bool,
@@ -154,7 +158,7 @@ def _line(
     name = escape_text(shorten(found.conditions[row], _LONGEST))
     over = to_array(found.over_controls[row, :, at])
     texts = []
-    for column, dose in enumerate(doses):
+    for column, dose in enumerate(found.doses):
         value, low, high = values[column]
         text = f"<b>{name}</b><br>{dose:g} nats, strength {float(found.strengths[row, column]):.3g}<br>"
         text += f"{value:z.3f} [{low:z.3f}, {high:z.3f}]"
@@ -164,7 +168,7 @@ def _line(
             )
         texts.append(text)
     return dict(
-        x=[dose * 10 ** (0.012 * (number % 6 - 2.5)) for dose in doses],
+        x=[dose * 10**place for dose in found.doses],
         y=values[:, 0].tolist(),
         mode="lines+markers",
         line=dict(color=color, width=1.8, dash=dash),
@@ -203,9 +207,17 @@ def _add_controls(
     part = values[:, kept]
     low, high = np.nanmin(part, axis=(0, 2)), np.nanmax(part, axis=(0, 2))
     mean = np.nanmean(part[..., 0], axis=0)
+    texts = [
+        f"<b>controls</b>, {dose:g} nats<br>mean {m:z.3f}, band {a:z.3f} to {b:z.3f}<br>"
+        + escape_text("; ".join(found.controls))
+        for dose, m, a, b in zip(x, mean, low, high, strict=True)
+    ]
+    if len(x) == 1:
+        # across the panel: methods stand before it side by side
+        x, texts = list(ends), 2 * texts
+        low, high, mean = (np.repeat(one, 2) for one in (low, high, mean))
     group = dict(legendgroup="controls")
-    if len(x) > 1:
-        add_band(sheet, x, low, high, rgba(GREY, 0.22), shared | group)
+    add_band(sheet, x, low, high, rgba(GREY, 0.22), shared | group)
     sheet.figure.add_trace(
         go.Scatter(
             x=x,
@@ -213,22 +225,8 @@ def _add_controls(
             mode="lines+markers",
             line=dict(color=GREY, width=1.6),
             marker=dict(size=4, color=GREY),
-            error_y=None
-            if len(x) > 1
-            else dict(
-                type="data",
-                symmetric=False,
-                array=(high - mean).tolist(),
-                arrayminus=(mean - low).tolist(),
-                color=GREY,
-                width=4,
-            ),
             name="controls",
-            hovertext=[
-                f"<b>controls</b>, {dose:g} nats<br>mean {m:z.3f}, band {a:z.3f} to {b:z.3f}<br>"
-                + escape_text("; ".join(found.controls))
-                for dose, m, a, b in zip(x, mean, low, high, strict=True)
-            ],
+            hovertext=texts,
             hovertemplate="%{hovertext}<extra></extra>",
             showlegend=named,
             **(shared | group),

@@ -75,7 +75,10 @@ class BakeReport(Record):
             first,
             names=tuple(name for one in reports for name in one.names),
             exact=tuple(exact for one in reports for exact in one.exact),
-            **{name: torch.cat([getattr(one, name) for one in reports]) for name in cls.AXES},
+            largest=torch.cat([one.largest for one in reports]),
+            mean=torch.cat([one.mean for one in reports]),
+            agreement=torch.cat([one.agreement for one in reports]),
+            kl=torch.cat([one.kl for one in reports]),
         )
 
     def kl_of(self, name: str, pair: str) -> Estimate:
@@ -154,7 +157,7 @@ class AbstentionReport(Record):
         return Estimate(*self.made_up[i].tolist()), Estimate(*self.known[i].tolist())
 
     def best(self, group: str) -> int:
-        """The setting of a group with the most known minus made up. Raises :class:`RecordError` for an unknown group."""
+        """The setting of a group with the most known minus made up. Raises :class:`RecordError` for another group."""
         if group not in self.groups:
             raise RecordError(unknown_name("group", group, tuple(dict.fromkeys(self.groups))))
         own = torch.tensor([one == group for one in self.groups])

@@ -88,6 +88,8 @@ class SteeringEvaluation(Record):
         )
         if not {len(self.kinds), len(self.places), len(self.draws)} == {len(self.conditions)}:
             raise RecordError("kinds, places and draws are one for each condition.")
+        if len(set(self.conditions)) < len(self.conditions):
+            raise RecordError(f"conditions have names of their own; got {', '.join(self.conditions)}.")
         unknown = [name for name in self.measures if name not in MEASURES]
         if unknown:
             raise RecordError(unknown_name("measure", unknown[0], MEASURES))

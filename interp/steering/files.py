@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from interp.errors import DataFileError, InterpError
+from interp.errors import DataFileError, InterpError, SteeringError, unknown_name
 from interp.results.provenance import Provenance
 from interp.results.steering_dose import DoseCalibration
 from interp.results.storage import load_record, save_record
@@ -91,7 +91,7 @@ def load_steering(path: str | Path) -> Steering:
 
 def _read(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Steering:
     gates = [
-        gate_kinds()[data["kind"]].from_dict(data, _under(tensors, f"gates.{number}"))
+        _gate_kind(data["kind"]).from_dict(data, _under(tensors, f"gates.{number}"))
         for number, data in enumerate(meta["gates"])
     ]
     steps = []
@@ -113,6 +113,13 @@ def _read(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> Steering:
         meta["figures"],
         None if meta["provenance"] is None else Provenance.from_dict(meta["provenance"]),
     )
+
+
+def _gate_kind(kind: str) -> type[Gate]:
+    known = gate_kinds()
+    if kind not in known:
+        raise SteeringError(unknown_name("gate", kind, known))
+    return known[kind]
 
 
 def _under(tensors: Mapping[str, Tensor], path: str) -> dict[str, Tensor]:

@@ -74,14 +74,15 @@ def test_every_gate_beside_steering_that_is_always_on():
 
 
 def test_one_number_moves_both_thresholds():
-    """The combined gate is open exactly where the smaller rank is above the threshold."""
+    """The combined gate is open exactly where the smaller score is above the threshold."""
     model = bench.load_model("mix-4l")
     prompts = draw_prompts("music and past", 33, 22, 11, seed=3)
     steering, behaviour = bench._extract(model, 3)
     setting = bench._Setting(model, PLAN, "music and past", 3, steering, 1.0, behaviour, prompts)
     arm = bench._combined(setting)
     tokens, mask = model.to_padded_tokens(list(prompts.test_act))
-    for threshold in sorted({*arm.act.tolist(), 0.5, 1.0}):
+    ranked = arm.act.sort().values
+    for threshold in ((ranked[1:] + ranked[:-1]) / 2).tolist():
         gate = arm.at(threshold)
         with torch.no_grad(), steering.gated(gate).apply(model, strength=1.0) as applied:
             model(tokens, mask)

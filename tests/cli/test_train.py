@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import interp
 
@@ -11,8 +12,9 @@ def test_a_short_run_gives_a_model_with_its_card(run, tmp_path, monkeypatch):
     from interp.models.bundled import train
 
     # evaluation on 500 sentences of each kind takes longer than the run
-    evaluate = train.evaluate_heldout
-    monkeypatch.setattr(train, "evaluate_heldout", lambda model, n: evaluate(model, 20))
+    world = train.SOURCES["world"]
+    quick = replace(world, evaluate=lambda model, n: world.evaluate(model, 20))
+    monkeypatch.setattr(train, "SOURCES", {"world": quick})
     out = tmp_path / "new" / "model"
     result = run("train-model", "induction-2l", "--out", out, "--steps", 2, "--seed", 7, "--no-progress")
     assert result.exit_code == 0, result.output

@@ -77,4 +77,4 @@ def test_every_prompt_of_a_guard_is_a_point_of_its_cell():
     (table,) = (t for t in figure.data if t.type == "heatmap")
     counts = [[int(text) for text in row] for row in table.text]
     assert counts == report.table.tolist()
-    assert [shape.x0 for shape in figure.layout.shapes][0] == report.thresholds[0]
+    assert figure.layout.shapes[0].x0 == report.thresholds[0]

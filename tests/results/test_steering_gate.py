@@ -13,7 +13,6 @@ from interp.errors import RecordError
 from interp.results import ConditionReport, ControllerHistory, Estimate, GatedEffects
 from interp.steering.gated.rates import area
 
-
 NO_PROMPT = {f"act_{figure}": torch.zeros(4, 0) for figure in ("effect", "kl", "gate")}
 
 
@@ -90,7 +89,7 @@ def test_summaries_say_what_matters():
         (lambda: replace(fake_condition(), chosen=4), "number 4 as the chosen one"),
         (lambda: replace(fake_condition(), site_auc=torch.zeros(3, 3)), "site_auc must be"),
         (lambda: replace(fake_effects(), act_kl=torch.zeros(2, 40)), "act_kl must be"),
-        (lambda: replace(fake_effects(), **NO_PROMPT), "needs a steering, and prompts of both kinds"),
+        (lambda: replace(fake_effects(), **NO_PROMPT), "need a steering, and prompts of both kinds"),
         (lambda: replace(fake_controller(), steps=torch.zeros(100).long()), "rising steps"),
         (lambda: replace(fake_controller(), loss=torch.zeros(3)), "loss must be"),
     ],

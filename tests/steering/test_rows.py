@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
+from mean_gate import MeanGate
 from model_zoo import Specimen, specimen
 from naive_interventions import random_prompts
 from naive_steering import NaiveStep, make_operation_twin, naive_steps
@@ -20,11 +21,10 @@ from interp.errors import SteeringError
 from interp.results.provenance import Provenance
 from interp.results.steering_dose import DoseCalibration
 from interp.steering.apply import apply_rows
-from interp.steering.gates import Gate, Reading
 from interp.steering.operations import Add
 from interp.steering.places import TextPattern
 from interp.steering.steering import Steering, Step
-from interp.types import Site, parse_site
+from interp.types import parse_site
 
 D = 36
 KINDS = ["gpt2", "gemma2", "plain", pytest.param("hooked", marks=pytest.mark.hooked_transformer)]
@@ -42,41 +42,6 @@ def add_at(*sites: str, seed: int = 0, **options: Any) -> Steering:
 @pytest.fixture
 def tokens() -> Tensor:
     return torch.randint(0, 53, (3, 9), generator=torch.Generator().manual_seed(0))
-
-
-class MeanGate(Gate):
-    """Factors between -1 and 1 from the means of what it reads, by fixed vectors; counts its decisions."""
-
-    kind = "mean"
-
-    def __init__(self, *sites: str, channels: int = 1) -> None:
-        self._sites = tuple(map(parse_site, sites))
-        self.n_channels = channels
-        self.seen: list[dict[str, Tensor]] = []
-
-    @property
-    def sites(self) -> Sequence[Site]:
-        return self._sites
-
-    def factors(self, means: Sequence[Tensor]) -> Tensor:
-        """[channel] from one mean a site."""
-        total = sum(mean.double() for mean in means)
-        return torch.stack([torch.tanh(total @ vector(20 + c).double() / 6) for c in range(self.n_channels)])
-
-    def decide(self, readings: Mapping[Site, Reading]) -> Tensor:
-        self.seen.append({str(site): one.chosen.clone() for site, one in readings.items()})
-        means = [readings[site].mean() for site in self._sites]
-        return torch.stack([self.factors([mean[row] for mean in means]) for row in range(len(means[0]))])
-
-    def tensors(self) -> dict[str, Tensor]:
-        return {}
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"kind": self.kind}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> MeanGate:
-        return cls()
 
 
 def gate_of_naive(on: Specimen, gate: MeanGate, prompts: Any, chosen: Mapping[str, slice]) -> Tensor:

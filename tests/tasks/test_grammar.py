@@ -180,7 +180,7 @@ def test_several_sentences_are_legal_only_of_attributes() -> None:
     assert not is_legal("The boy runs. The dog runs.")
     assert not is_legal("The baker was extremely good. The boy runs.")
     assert not is_legal("The baker was extremely good. <unk>")
-    # two readings of the same beginning: the longer one counts
+    # a full stop within a sentence does not end it
     ioi = "Today, Mary and John had fun at the store. Mary handed a ring to John."
     assert [part.sentence is not None for part in parse_text(ioi)] == [True]
 

@@ -127,7 +127,7 @@ def _fit(
             highest = [round(max(scores), 4)] if scores else []
             curve.append([step, round(sum(losses) / len(losses), 4), *highest])
             losses = []
-            bar.set_postfix(loss=curve[-1][1], **({"induction": highest[0]} if highest else {}))
+            bar.set_postfix({"loss": curve[-1][1], **({"induction": highest[0]} if highest else {})})
         if step in recipe.checkpoints:
             _save_checkpoint(model, folder, step)
     return model.eval(), curve

@@ -18,10 +18,10 @@ from interp.models.weight_edits import WeightEdits, hold_edits
 class Baked:
     """A steering as new weights::
 
-        baked = interp.bake_bias(model, steering, dose=0.5)
-        with baked.installed(model):
-            model.generate("The baker")  # no hook acts
-        baked.save(model, "steered-model")  # a folder that load_model reads
+    baked = interp.bake_bias(model, steering, dose=0.5)
+    with baked.installed(model):
+        model.generate("The baker")  # no hook acts
+    baked.save(model, "steered-model")  # a folder that load_model reads
     """
 
     edits: WeightEdits

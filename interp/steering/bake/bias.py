@@ -44,7 +44,9 @@ def bake_bias(
         raise SteeringError("give one of dose and strength.")
     digest = digest_weights(model)
     if not any_model and steering.model_digest not in (None, digest):
-        raise SteeringError(f"{steering!r} was made for other weights; pass any_model=True to bake it all the same.")
+        raise SteeringError(
+            f"{steering!r} was made for other weights; pass any_model=True to bake it all the same."
+        )
     found = steering.strength_for(dose) if dose is not None else strength
     amount = float(found) if found is not None else 0.0
     for step in steering.steps:
@@ -79,7 +81,7 @@ def _check_step(model: Model, step: Step) -> None:
     wanted = {"z": heads * t.d_head, "mlp_post": t.d_mlp}.get(site.component, t.d_model)
     if step.operation.d != wanted or layer >= t.n_layers:
         raise SteeringError(
-            f"{step} is of {step.operation.d} entries; {model.name!r} has {t.n_layers} layers and {wanted} entries there."
+            f"{step} is of {step.operation.d} entries; {model.name!r} has {t.n_layers} layers and {wanted} there."
         )
 
 
@@ -89,7 +91,9 @@ def _is_first(site: Site, model: Model) -> bool:
     return first and model.weights.W_pos is None
 
 
-def _add_to_attention(draft: WeightDraft, model: Model, site: Site, vector: Float[Tensor, " d_model"]) -> None:
+def _add_to_attention(
+    draft: WeightDraft, model: Model, site: Site, vector: Float[Tensor, " d_model"]
+) -> None:
     _refuse_post_norm(model, site)
     _shift(draft, model, site.layer or 0, "O", vector)
 
@@ -144,11 +148,15 @@ _HOMES: Mapping[str, Callable[[WeightDraft, Model, Site, Tensor], None]] = {
 """Component -> what writes a vector added there into the weights."""
 
 
-def _shift(draft: WeightDraft, model: Model, layer: int, which: str, vector: Float[Tensor, " d_model"]) -> None:
+def _shift(
+    draft: WeightDraft, model: Model, layer: int, which: str, vector: Float[Tensor, " d_model"]
+) -> None:
     """Add to the output bias of a layer's attention (``"O"``) or MLP (``"out"``)."""
     weights = model.weights.layers[layer]
     matrix, bias = getattr(weights, f"W_{which}"), getattr(weights, f"b_{which}")
-    _add_into(draft.of(bias) if bias is not None else draft.bias_beside(matrix, vector.to(matrix.dtype)), vector)
+    _add_into(
+        draft.of(bias) if bias is not None else draft.bias_beside(matrix, vector.to(matrix.dtype)), vector
+    )
 
 
 def _add_into(values: Float[Tensor, "*rest d"], vector: Float[Tensor, " d"]) -> None:
@@ -158,6 +166,6 @@ def _add_into(values: Float[Tensor, "*rest d"], vector: Float[Tensor, " d"]) -> 
 def _refuse_post_norm(model: Model, site: Site) -> None:
     if model.traits.post_norms:
         raise SteeringError(
-            f"{site} comes after a norm that has no bias in {model.name!r} ({model.traits.family}); take z or mlp_post, "
-            "before the norm, or steer by hooks."
+            f"{site} comes after a norm that has no bias in {model.name!r} ({model.traits.family}); take z or "
+            "mlp_post, before the norm, or steer by hooks."
         )

@@ -102,10 +102,8 @@ def fit_casal(
     names = dict.fromkeys(WeightDraft(model).name_of(weight) for weight in parameters)
     owners = [model.named_weights()[name] for name in names]
     move = config.amount * vector.detach().to(model.device, torch.float32)
-    sides = (
-        _read(model, known, config.layer, -move if config.known == "away" else torch.zeros_like(move), "known"),
-        _read(model, unknown, config.layer, move, "unknown"),
-    )
+    stay = -move if config.known == "away" else torch.zeros_like(move)
+    sides = _read(model, (known, unknown), config.layer, (stay, move))
     kept = [owner.detach().clone() for owner in owners]
     frozen = {parameter: parameter.requires_grad for parameter in model.parameters()}
     digest = digest_weights(model)
@@ -156,16 +154,26 @@ def _parts(model: Model, config: CasalConfig) -> list[Tensor]:
     return [weight for weight in found if weight is not None]
 
 
-def _read(model: Model, prompts: Prompts, layer: int, move: Float[Tensor, " d_model"], name: str) -> _Rows:
-    rows = [row for item in open_items(prompts) for row in encode_item(model, item)]
-    if not rows:
-        raise SteeringError(f"there are no {name} prompts; give at least one.")
-    tokens, mask = pad_prompts(rows)
+def _read(
+    model: Model, sides: tuple[Prompts, Prompts], layer: int, moves: tuple[Tensor, Tensor]
+) -> tuple[_Rows, _Rows]:
+    """Known and unknown prompts, padded to one width, with their targets."""
+    rows = [[row for item in open_items(side) for row in encode_item(model, item)] for side in sides]
+    for name, side in zip(("known", "unknown"), rows, strict=True):
+        if not side:
+            raise SteeringError(f"there are no {name} prompts; give at least one.")
+    tokens, mask = pad_prompts(rows[0] + rows[1])
     if mask is None:
         mask = torch.ones_like(tokens, dtype=torch.bool)
     with torch.no_grad():
-        ends = torch.cat([_ends(model, part, m, layer) for part, m in zip(tokens.split(256), mask.split(256), strict=True)])
-    return _Rows(tokens, mask, ends.float() + move)
+        parts = [
+            _ends(model, part, m, layer) for part, m in zip(tokens.split(256), mask.split(256), strict=True)
+        ]
+    ends, n = torch.cat(parts).float(), len(rows[0])
+    return (
+        _Rows(tokens[:n], mask[:n], ends[:n] + moves[0]),
+        _Rows(tokens[n:], mask[n:], ends[n:] + moves[1]),
+    )
 
 
 def _ends(model: Model, tokens: Tensor, mask: Tensor, layer: int) -> Float[Tensor, "row d_model"]:
@@ -185,13 +193,17 @@ def _train(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
     half = config.batch_size // 2
     for _ in trange(config.steps, disable=not progress, desc="CASAL"):
+        drawn = [torch.randperm(len(side.tokens), generator=generator)[:half] for side in sides]
+        tokens, mask, target = (
+            torch.cat([getattr(side, name)[rows] for side, rows in zip(sides, drawn, strict=True)])
+            for name in ("tokens", "mask", "target")
+        )
         optimizer.zero_grad()
         with torch.enable_grad():
-            for side in sides:
-                n = len(side.tokens)
-                drawn = torch.randperm(n, generator=generator)[: min(half, n)]
-                found = _ends(model, side.tokens[drawn], side.mask[drawn], config.layer)
-                (found.float() - side.target[drawn]).square().sum(-1).mean().backward()
+            distance = (_ends(model, tokens, mask, config.layer).float() - target).square().sum(-1)
+            # both sides weigh the same, however many prompts each has
+            known, unknown = distance.split([len(rows) for rows in drawn])
+            (known.mean() + unknown.mean()).backward()
         optimizer.step()
         schedule.step()
 
@@ -200,6 +212,8 @@ def _train(
 def _measure(model: Model, side: _Rows, config: CasalConfig) -> float:
     """Mean squared distance to the targets."""
     total = 0.0
-    for tokens, mask, target in zip(*(x.split(256) for x in (side.tokens, side.mask, side.target)), strict=True):
+    for tokens, mask, target in zip(
+        *(x.split(256) for x in (side.tokens, side.mask, side.target)), strict=True
+    ):
         total += float((_ends(model, tokens, mask, config.layer).float() - target).square().sum())
     return total / len(side.tokens)

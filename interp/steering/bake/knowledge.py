@@ -73,8 +73,8 @@ def split_by_knowledge(
         raise SteeringError(f"give prompts and an answer for each; got {len(prompts)} and {len(answers)}.")
     if n_samples < 1 or not temperature > 0 or not 0 <= unknown_at < known_at <= 1:
         raise SteeringError(
-            f"n_samples must be at least 1, temperature above 0, and unknown_at below known_at in 0..1; got {n_samples}, "
-            f"{temperature}, {unknown_at} and {known_at}."
+            f"n_samples must be at least 1, temperature above 0, and unknown_at below known_at in 0..1; got "
+            f"{n_samples}, {temperature}, {unknown_at} and {known_at}."
         )
     generator = torch.Generator().manual_seed(seed)
     rows = [model.to_tokens(prompt)[0].cpu() for prompt in prompts]

@@ -42,7 +42,10 @@ def bake_orthogonal(model: Model, directions: Float[Tensor, "*k d_model"], *, un
             if table is not None:
                 _project(draft.of(table), basis)
         for layer in weights.layers:
-            for post, maps in ((layer.ln1_post, (layer.W_O, layer.b_O)), (layer.ln2_post, (layer.W_out, layer.b_out))):
+            for post, maps in (
+                (layer.ln1_post, (layer.W_O, layer.b_O)),
+                (layer.ln2_post, (layer.W_out, layer.b_out)),
+            ):
                 seen = basis if post is None else span_of(basis * norm_gain(post, traits))
                 for one in maps:
                     if one is not None:
@@ -64,7 +67,7 @@ def project_writes(model: Model, directions: Float[Tensor, "*k d_model"]) -> Ste
     operation = ProjectOut(_basis(model, directions).cpu())
     sublayers = ("attn_out", "mlp_out") if model.traits.d_mlp else ("attn_out",)
     sites = [Site("resid_pre", 0)]
-    sites += [Site(name, layer) for layer in range(model.traits.n_layers) for name in sublayers]  # type: ignore[arg-type]
+    sites += [Site(name, layer) for layer in range(model.traits.n_layers) for name in sublayers]
     return Steering(
         tuple(Step(site, operation) for site in sites), "project-writes", model_digest=digest_weights(model)
     )
@@ -73,8 +76,8 @@ def project_writes(model: Model, directions: Float[Tensor, "*k d_model"]) -> Ste
 def _basis(model: Model, directions: Tensor) -> Float[Tensor, "k d_model"]:
     if directions.ndim not in (1, 2) or directions.shape[-1] != model.traits.d_model:
         raise SteeringError(
-            f"directions of the residual stream are [d_model] or [k, d_model] with d_model = {model.traits.d_model}; got "
-            f"{list(directions.shape)}."
+            f"directions of the residual stream are [d_model] or [k, d_model] with d_model = {model.traits.d_model}; "
+            f"got {list(directions.shape)}."
         )
     return widen(span_of(widen(directions.detach()))).to(model.device)
 

@@ -51,7 +51,9 @@ def edit_spectrum(
     traits = model.traits
     ids = torch.tensor(sorted(set(concept)), dtype=torch.long)
     if not len(ids) or int(ids[0]) < 0 or int(ids[-1]) >= traits.d_vocab:
-        raise SteeringError(f"the concept needs token ids in 0..{traits.d_vocab - 1}; got {ids.tolist()[:20]}.")
+        raise SteeringError(
+            f"the concept needs token ids in 0..{traits.d_vocab - 1}; got {ids.tolist()[:20]}."
+        )
     if not 1 <= k <= min(traits.d_model, traits.d_vocab):
         raise SteeringError(f"k must lie in 1..{min(traits.d_model, traits.d_vocab)}; got {k}.")
     if traits.tied_embeddings and not untie:
@@ -79,7 +81,11 @@ def edit_spectrum(
 
 
 def _score_components(
-    model: Model, text: NeutralText, ids: Int[Tensor, " concept"], V: Float[Tensor, "d_model k"], batch_size: int
+    model: Model,
+    text: NeutralText,
+    ids: Int[Tensor, " concept"],
+    V: Float[Tensor, "d_model k"],
+    batch_size: int,
 ) -> tuple[Float[Tensor, " k"], tuple[int, int]]:
     """Mean of ``V^T h`` before the concept minus elsewhere, and the number of places of both kinds."""
     traits, norm = model.traits, model.weights.ln_final

@@ -63,8 +63,14 @@ def fit_condition(
     Half of the prompts, drawn by ``seed``, give a direction at every site (``method``: one of
     :data:`interp.steering.extract.DIRECTIONS`); a quarter chooses the site with the largest AUC and the threshold:
     that of the false-positive rate ``fpr``, or of the best F1 without one; the last quarter is reported on.
-    A site without a layer stands for all layers. CAST, Lee et al. 2024, section 3.2, where layer, threshold and
-    report are of the same prompts.
+    A site without a layer stands for all layers. After the grid search of CAST (Lee et al. 2024), with every choice
+    made on prompts of its own.
+
+    Example::
+
+        music = interp.fit_condition(model, about_music, others, "resid_post", fpr=0.05).condition
+        with vector.gated(music).apply(model, dose=0.5):
+            tokens = model.generate(["The band", "The cook"])
 
     Raises :class:`SteeringError` for too few prompts, and for sites that no gate can read.
     """
@@ -75,15 +81,12 @@ def fit_condition(
     ]
     (yes, yes_choose, yes_test), (no, no_choose, no_test) = parts
     pooled = [_pool(model, side, wanted, pooling, batch_size, progress) for side in (yes, no)]
+    directions = [
+        find_direction(ContrastRows(pooled[0][site], pooled[1][site], False), method, seed) for site in wanted
+    ]
     conditions = [
-        Condition(
-            site,
-            find_direction(ContrastRows(pooled[0][site], pooled[1][site], False), method, seed),
-            0.0,
-            pooling,
-            similarity,
-        )
-        for site in wanted
+        Condition(site, direction, 0.0, pooling, similarity)
+        for site, direction in zip(wanted, directions, strict=True)
     ]
     scores = [
         score_gates(model, conditions, part, batch_size=batch_size)
@@ -95,36 +98,56 @@ def fit_condition(
         if fpr is None
         else conformal_threshold(scores[1][best], fpr)
     )
-    by_site = [
-        measure_auc(a, b, confidence=confidence, seed=seed) for a, b in zip(scores[2], scores[3], strict=True)
-    ]
-    report = ConditionReport(
-        yes=scores[2][best],
-        no=scores[3][best],
-        threshold=threshold,
-        auc=by_site[best],
-        tpr=rate_above(scores[2][best], threshold, confidence),
-        fpr=rate_above(scores[3][best], threshold, confidence),
-        target="best F1" if fpr is None else f"false-positive rate {fpr:g}",
-        sites=tuple(map(str, wanted)),
-        chosen=best,
-        site_auc=torch.tensor([[e.value, e.low, e.high] for e in by_site]),
-        choosing_auc=torch.tensor([area(a, b) for a, b in zip(scores[0], scores[1], strict=True)]),
-        confidence=confidence,
-        provenance=Provenance(
-            model=model.name,
-            family=model.traits.family,
-            revision=model.revision,
-            task="condition",
-            n_prompts=len(yes_test) + len(no_test),
-            seed=seed,
-            method=f"{method}, {pooling} {similarity}",
-            device=str(model.device),
-            dtype=str(model.dtype).removeprefix("torch."),
-            seconds=time.perf_counter() - begun,
-        ),
-    )
+    n, how = len(yes_test) + len(no_test), f"{method}, {pooling} {similarity}"
+    provenance = _provenance(model, n, seed, how, time.perf_counter() - begun)
+    target = "best F1" if fpr is None else f"false-positive rate {fpr:g}"
+    report = _report(wanted, scores, best, threshold, target, confidence, provenance)
     return FittedCondition(conditions[best].at_threshold(threshold), report)
+
+
+def _provenance(model: Model, n: int, seed: int, method: str, seconds: float) -> Provenance:
+    return Provenance(
+        model=model.name,
+        family=model.traits.family,
+        revision=model.revision,
+        task="condition",
+        n_prompts=n,
+        seed=seed,
+        method=method,
+        device=str(model.device),
+        dtype=str(model.dtype).removeprefix("torch."),
+        seconds=seconds,
+    )
+
+
+def _report(
+    sites: Sequence[Site],
+    scores: Sequence[Float[Tensor, "site _"]],
+    chosen: int,
+    threshold: float,
+    target: str,
+    confidence: float,
+    provenance: Provenance,
+) -> ConditionReport:
+    """``scores`` of yes and no prompts that chose, then of those that did not."""
+    yes_choose, no_choose, yes, no = scores
+    seed = provenance.seed or 0
+    by_site = [measure_auc(a, b, confidence=confidence, seed=seed) for a, b in zip(yes, no, strict=True)]
+    return ConditionReport(
+        yes=yes[chosen],
+        no=no[chosen],
+        threshold=threshold,
+        auc=by_site[chosen],
+        tpr=rate_above(yes[chosen], threshold, confidence),
+        fpr=rate_above(no[chosen], threshold, confidence),
+        target=target,
+        sites=tuple(map(str, sites)),
+        chosen=chosen,
+        site_auc=torch.tensor([[e.value, e.low, e.high] for e in by_site]),
+        choosing_auc=torch.tensor([area(a, b) for a, b in zip(yes_choose, no_choose, strict=True)]),
+        confidence=confidence,
+        provenance=provenance,
+    )
 
 
 def _layers(model: Model, site: Site) -> list[Site]:

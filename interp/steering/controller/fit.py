@@ -76,6 +76,13 @@ def fit_controller(
     which prompts are which, and the weights of the steps nothing: they stay at 1. ``"both"`` adds up the two. The
     steering's calibration stays: that of the steering in full.
 
+    Example::
+
+        formal = raise_words(ids["formal"], ids["informal"])
+        fit = interp.fit_controller(model, vector, about_music, others, formal, dose=0.3)
+        with fit.steering.apply(model, dose=0.3):
+            tokens = model.generate(["The band", "The cook"])
+
     Raises :class:`SteeringError` for a steering that has a gate already, for neither or both of dose and
     strength, no behaviour to train on, and sites that come after the first step. Ctrl-C raises
     :class:`ControllerInterrupted` with what there is.

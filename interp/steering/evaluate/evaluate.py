@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import SteeringError
@@ -197,6 +198,10 @@ def _join(several: Sequence[Figures]) -> Figures:
     return {name: Tally.joined([one[name] for one in several]) for name in several[0]}
 
 
+def _row(ends: Ends) -> Float[Tensor, " end"]:
+    return torch.tensor(ends, dtype=torch.float64)
+
+
 def _record(
     found: tuple[Figures, list[list[Figures | None]], Tensor],
     conditions: Sequence[Condition],
@@ -224,10 +229,10 @@ def _record(
             controls = _join(beside) if beside and condition.kind == METHOD else None
             for number, name in enumerate(measures):
                 cell = row, column, number
-                values[cell] = torch.tensor(bootstrap.level(figures[name]))
-                shifts[cell] = torch.tensor(bootstrap.difference(figures[name], unsteered[name]))
+                values[cell] = _row(bootstrap.level(figures[name]))
+                shifts[cell] = _row(bootstrap.difference(figures[name], unsteered[name]))
                 ends = _NAN if controls is None else bootstrap.difference(figures[name], controls[name])
-                over[cell] = torch.tensor(ends)
+                over[cell] = _row(ends)
     base = torch.tensor([bootstrap.level(unsteered[name]) for name in measures], dtype=torch.float64)
     return SteeringEvaluation(
         target=target,

@@ -68,7 +68,9 @@ def measure_off_target(
         if len(found) == len(several):
             for column in range(len(words.values)):
                 tally = Tally.joined([one[column] for one in found])
-                shifts[row, column] = torch.tensor(bootstrap.difference(tally, base[column]))
+                shifts[row, column] = torch.tensor(
+                    bootstrap.difference(tally, base[column]), dtype=torch.float64
+                )
     return OffTarget(
         steerings=tuple(rows),
         values=tuple(f"{attribute}={value}" for attribute, value in words.values),

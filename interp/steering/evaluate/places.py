@@ -56,6 +56,9 @@ def list_conditions(
     for one in steerings.values():
         by_place.setdefault(describe_place(one), []).append(one)
     methods = [Condition(name, "method", describe_place(one), (one,)) for name, one in steerings.items()]
+    names = {place: _short(group[0]) for place, group in by_place.items()}
+    if len(set(names.values())) < len(names):
+        names = {place: place for place in names}
     controls, missing = [], []
     for place, group in by_place.items():
         for kind in kinds:
@@ -63,7 +66,7 @@ def list_conditions(
             if why is not None:
                 missing.append(f"no control of kind {kind!r} at {place}: {why}")
                 continue
-            name = CONTROLS[kind] + ("" if len(by_place) == 1 else f" at {_short(group[0])}")
+            name = CONTROLS[kind] + ("" if len(by_place) == 1 else f" at {names[place]}")
             made = _make(kind, group, rows, draws, seed)
             controls.append(Condition(name, kind, place, tuple(made)))
     return [*methods, *controls], missing

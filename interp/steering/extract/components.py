@@ -2,6 +2,9 @@
 
 Peers take "PCA of the differences" from a library that centres its input. Differences of pairs in a fixed order have
 the direction itself as their mean, so that centring takes it away; LAT escapes by putting pairs in random order.
+
+Known shortcoming of all three: what is found is what pairs differ in most. Where texts of a pair differ in more than
+the attribute, that is something else: give minimal pairs, or take the mean difference, which needs none.
 """
 
 from __future__ import annotations

@@ -40,15 +40,14 @@ def extract_steering(
 ) -> Steering:
     """A steering from prompts that have an attribute and prompts that do not.
 
-    ``site`` is where it is read and acts: its positions are those that are read (the mean over
-    all tokens without any; ``@-1`` the last), ``at`` is where it acts (every token,
-    of prompts and generated, if left out).
-    Several sites or layers become several steps. ``method`` is one of
-    :data:`interp.steering.extract.DIRECTIONS`. ``operation`` says how the direction is used, as
+    ``site`` is where it is read and acts: its positions are those that are read (the mean over all tokens without
+    any; ``@-1`` the last), ``at`` is where it acts (every token, of prompts and generated, if left out). Several sites
+    or layers become several steps. ``method`` is one of :data:`interp.steering.extract.DIRECTIONS`; ``pca`` and ``lat``
+    want pairs that differ in nothing but the attribute. ``operation`` says how the direction is used, as
     :meth:`Steering.using`. The dose is calibrated on ``neutral`` text up to ``max_dose`` nats: by default text of
-    the generated world where the model reads it, else the prompts themselves. ``judge`` puts figures into
-    the result: ``auc`` on prompts held out and ``stability`` under resampling, as :func:`judge_direction`; with fewer
-    than 8 prompts a side there are none.
+    the generated world where the model reads it, else the prompts themselves. ``judge`` puts figures into the
+    result: ``auc`` on prompts held out and ``stability`` under resampling, as :func:`judge_direction`; with fewer than
+    8 prompts a side there are none.
 
     Example::
 

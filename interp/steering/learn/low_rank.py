@@ -63,7 +63,8 @@ def next_token_loss(
     scored: Bool[Tensor, "batch next"],
 ) -> Float[Tensor, ""]:
     """Mean loss of the tokens that count, nats."""
-    return cross_entropy(logits[scored].float(), tokens[scored])
+    wide = torch.promote_types(logits.dtype, torch.float32)
+    return cross_entropy(logits[scored].to(wide), tokens[scored])
 
 
 def fit_low_rank(

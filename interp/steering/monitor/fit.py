@@ -73,7 +73,6 @@ def fit_detector(
     n, n_test, n_held = _part(
         _rows(model, negative, "negative"), (test_share, calibration_share), seed + 1, "negative"
     )
-    # sites and rules are checked before anything is fitted to them
     means = [_read_means(model, side, sites, where, batch_size) for side in (p, n)]
     if measure == "prototypes":
         directions, against = (torch.stack([part.mean(0) for part in side]) for side in means)

@@ -184,7 +184,8 @@ def watch(
     ``"raise"`` raises :class:`AlarmError`; ``"stop"`` leaves the block quietly, with :attr:`Watched.stopped`.
     ``min_tokens`` must have been pooled first: a mean over few is noisy. A threshold was calibrated on whole
     prompts; a score that is looked at after every token has more chances to pass it, and flags more often than
-    the rate says, except with ``pooling="max"``, whose last score is the highest.
+    the rate says, except with ``pooling="max"``, whose last score is the highest. For a threshold on generated
+    text watch some that should not ring, then ``detector.with_threshold(watched.running()[:, -1], rate)``.
 
     A steering that is active outside the block is seen, one inside is not. Example::
 

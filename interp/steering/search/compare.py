@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,6 @@ from torch import Tensor
 from interp.errors import SteeringError, unknown_name
 from interp.models.model import Model
 from interp.models.text_data import Prompts
-from interp.results.provenance import Provenance
 from interp.results.steering_search import BRUTE_FORCE, SearchComparison, SteeringSearch
 from interp.steering.neutral import NeutralText
 from interp.steering.search.agreement import rank_correlations, regrets, top_overlaps, with_interval
@@ -134,7 +134,6 @@ def _compare(
         best = np.nanmax(means, axis=1)
         any_regret = np.where(best > 0, 1 - np.nanmean(means, axis=1) / best, np.nan)
     spearman, regret, overlap = zip(*tables, strict=True)
-    made = first.provenance
     return SearchComparison(
         methods=tuple(found),
         sites=first.sites,
@@ -152,15 +151,11 @@ def _compare(
         backwards=tuple(one.backwards for one in found.values()),
         seconds=tuple(float(one.provenance.seconds or 0.0) for one in found.values()),
         confidence=confidence,
-        provenance=Provenance(
-            model=made.model,
-            family=made.family,
-            revision=made.revision,
-            task=objective if isinstance(objective, str) else "steering search",
+        provenance=replace(
+            first.provenance,
+            task=objective if isinstance(objective, str) else first.provenance.task,
             n_prompts=effects.shape[1],
-            seed=seed,
-            device=made.device,
-            dtype=made.dtype,
+            method=None,
             seconds=seconds,
         ),
     )

@@ -2,7 +2,9 @@
 
 Wang & Shu 2023 (Backdoor Activation Attack, arXiv 2311.09433) softmax the activations of clean and contrast
 prompts and steer in the layer where they diverge most. Its public code hands probabilities to a KL function that
-takes log-probabilities. The divergence looks at neither the direction nor the model's output; it is a heuristic.
+takes log-probabilities. The divergence looks at neither the direction nor the model's output, and where activations
+are large a softmax puts all on the largest entry, the same on both sides: 1e-24 nats in the bundled model's last
+layer, one of its best to steer in.
 """
 
 from __future__ import annotations

@@ -56,6 +56,13 @@ def search_steering(
     candidate at every dose at equal KL on ``neutral`` text. The first and third know no doses: their scores are
     the same at each.
 
+    Example::
+
+        found = search_steering(model, positive, negative, method="gradient", objective="sentiment=positive")
+        found.plot()
+        with found.steering().apply(model, dose=0.3):
+            tokens = model.generate("The baker")
+
     Raises :class:`SteeringError` for an unknown method, no objective where one is needed, bad doses and sites.
     """
     if method not in SEARCHES:
@@ -80,19 +87,25 @@ def search_steering(
         acts_at="read" if act_where_read else None if at is None else name_positions(at),
         extraction=extraction,
         forwards=cost.forwards,
-        provenance=Provenance(
-            model=model.name,
-            family=model.traits.family,
-            revision=model.revision,
-            task=objective if isinstance(objective, str) else "steering search",
-            n_prompts=len(rows),
-            seed=seed,
-            method=method,
-            device=str(model.device),
-            dtype=str(model.dtype).removeprefix("torch."),
-            seconds=time.perf_counter() - begun,
-        ),
+        provenance=_provenance(model, objective, len(rows), method, seed, time.perf_counter() - begun),
         maker=make_steering(model, lambda: text or neutral_text(model, neutral, (p, n), n_neutral, seed)),
+    )
+
+
+def _provenance(
+    model: Model, objective: Objective | str | None, n: int, method: str, seed: int, seconds: float
+) -> Provenance:
+    return Provenance(
+        model=model.name,
+        family=model.traits.family,
+        revision=model.revision,
+        task=objective if isinstance(objective, str) else "steering search",
+        n_prompts=n,
+        seed=seed,
+        method=method,
+        device=str(model.device),
+        dtype=str(model.dtype).removeprefix("torch."),
+        seconds=seconds,
     )
 
 

@@ -60,7 +60,10 @@ def test_prompts_move_to_their_targets_and_the_model_comes_back(family: str) -> 
     assert not baked.exact
 
 
-@pytest.mark.parametrize(("part", "words"), [("W_O", ("attn.o", "o_proj")), ("W_in", ("gate", "up", "in")), ("W_out", ("down", "out"))])  # fmt: skip
+PARTS = {"W_O": ("attn.o", "o_proj"), "W_in": ("gate", "up", "in"), "W_out": ("down", "out")}
+
+
+@pytest.mark.parametrize(("part", "words"), PARTS.items())
 def test_only_the_named_part_is_trained(part: str, words: tuple[str, ...]) -> None:
     model = specimen("llama").model
     known, unknown, vector = sides(model)

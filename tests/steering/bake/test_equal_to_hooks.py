@@ -152,7 +152,7 @@ def test_what_no_bias_can_say_is_refused() -> None:
     with pytest.raises(SteeringError, match="other weights"):
         bake_bias(model, Steering(plain.steps, model_digest="0"), strength=1.0)
     gemma = specimen("gemma2").model
-    with pytest.raises(SteeringError, match="norm that has no bias .* take z or mlp_post"):
+    with pytest.raises(SteeringError, match=r"norm that has no bias .* take z or mlp_post"):
         bake_bias(gemma, steer_with({"resid_post[0]": Add(draw(gemma.traits.d_model))}), strength=1.0)
 
 

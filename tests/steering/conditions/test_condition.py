@@ -27,7 +27,9 @@ def reading(rows: int = 5, pos: int = 7, seed: int = 0) -> Reading:
     draw = torch.Generator().manual_seed(seed)
     chosen = torch.arange(pos) >= torch.arange(rows)[:, None] % 4
     values = torch.randn(rows, pos, D, generator=draw)
-    return Reading(torch.where(chosen[..., None], values, 1e6), chosen)
+    # of either sign, or a maximum might pass it over
+    padding = 1e6 * (-1.0) ** torch.arange(pos)[None, :, None]
+    return Reading(torch.where(chosen[..., None], values, padding), chosen)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max", "last"])

@@ -95,14 +95,13 @@ def test_a_steering_acts_where_the_coder_writes(make_hf_model, family):
         torch.testing.assert_close(after - before, wanted.expand_as(before), atol=1e-4, rtol=1e-4)
 
 
-def test_bundled_latents_know_an_attribute_better_than_the_mean_of_everything():
+def test_bundled_latents_know_an_attribute_better_than_the_mean_of_everything(mix):
     """The coder leaves out what prompts differ in besides the attribute."""
-    model = interp.load_model("mix-4l")
     sides = attribute_prompts("sentiment", 64)
     coder = interp.load_coder("mix-4l/resid_post-2-topk")
-    contrast = read_contrast(model, *sides.values(), "resid_post[2]", coders={"c": coder})
+    contrast = read_contrast(mix, *sides.values(), "resid_post[2]", coders={"c": coder})
     test = attribute_prompts("sentiment", 64, seed=1)
-    other = read_contrast(model, *test.values(), "resid_post[2]").at("resid_post[2]")
+    other = read_contrast(mix, *test.values(), "resid_post[2]").at("resid_post[2]")
     x, labels = other.stacked()
     plain = contrast.at("resid_post[2]").mean_difference
     chosen = latent_choice_of(contrast, "c", k=10).direction

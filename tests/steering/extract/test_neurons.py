@@ -73,22 +73,21 @@ def test_positions_are_those_asked_for(make_hf_model):
     assert all(step.site.positions == (-1,) for step in steering.steps)
 
 
-def test_the_experts_of_a_value_make_its_words_likelier():
+def test_the_experts_of_a_value_make_its_words_likelier(mix):
     """On neutral text, where the words of the other value become rarer."""
-    model = interp.load_model("mix-4l")
-    ids = attribute_token_ids(model, "sentiment")
+    ids = attribute_token_ids(mix, "sentiment")
     prompts = attribute_prompts("sentiment", 48)
-    text = torch.stack(list(read_neutral(model, n=16, length=32).rows))
+    text = torch.stack(list(read_neutral(mix, n=16, length=32).rows))
 
     def shares() -> dict[str, float]:
         with torch.no_grad():
-            likely = model(text).softmax(-1)
+            likely = mix(text).softmax(-1)
         return {value: float(likely[..., words].sum(-1).mean()) for value, words in ids.items()}
 
     plain = shares()
     for value, other in (("positive", "negative"), ("negative", "positive")):
-        steering = extract_experts(model, prompts[value], prompts[other], calibrate=False)
-        with steering.apply(model, strength=1.0):
+        steering = extract_experts(mix, prompts[value], prompts[other], calibrate=False)
+        with steering.apply(mix, strength=1.0):
             steered = shares()
         assert steered[value] > 1.5 * plain[value]
         assert steered[other] < 0.7 * plain[other]

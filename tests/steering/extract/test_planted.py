@@ -19,11 +19,6 @@ from interp.steering.extract.planted import (
 METHODS = ("mean-difference", "pca", "centred-pca", "lat")
 
 
-@pytest.fixture(scope="module")
-def mix():
-    return interp.load_model("mix-4l")
-
-
 def test_in_rows_uncentred_components_find_it_and_the_centred_one_does_not():
     found = recover_from_rows(strengths=(1.0, 4.0, 8.0), methods=METHODS, n_seeds=5)
     for method in ("mean-difference", "pca", "lat"):

@@ -132,12 +132,9 @@ def test_the_control_draws_others_of_the_same_layer():
         draw_other_neurons(torch.arange(5), 8, torch.Generator())
 
 
-def test_tasks_of_a_bundled_model_have_neurons_of_their_own():
-    model = interp.load_model("mix-4l")
-    pairs = {
-        name: tasks.load(name, model, n=24, seed=0) for name in ("greater_than", "docstring", "pronouns")
-    }
-    found = find_relation_neurons(model, pairs, ks=(64,), draws=2)
+def test_tasks_of_a_bundled_model_have_neurons_of_their_own(mix):
+    pairs = {name: tasks.load(name, mix, n=24, seed=0) for name in ("greater_than", "docstring", "pronouns")}
+    found = find_relation_neurons(mix, pairs, ks=(64,), draws=2)
     assert (found.base > 0.9).all()
     assert float(found.within[0]) > 0.3
     assert float(found.across[0]) < 0.1

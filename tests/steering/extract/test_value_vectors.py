@@ -139,28 +139,26 @@ def test_clusters_are_set_and_the_control_has_others(make_hf_model):
         clamp_random(model, everything, 3.0)
 
 
-def test_a_cluster_makes_its_words_likelier_and_random_neurons_do_not():
-    model = interp.load_model("mix-4l")
-    ids = attribute_token_ids(model, "sentiment")
-    found = find_value_vectors(model, ids["positive"], k=10)
-    text = torch.stack(list(read_neutral(model, n=16, length=32).rows))
+def test_a_cluster_makes_its_words_likelier_and_random_neurons_do_not(mix):
+    ids = attribute_token_ids(mix, "sentiment")
+    found = find_value_vectors(mix, ids["positive"], k=10)
+    text = torch.stack(list(read_neutral(mix, n=16, length=32).rows))
 
     def share(steering):
-        with torch.no_grad(), steering.apply(model, strength=1.0):
-            return float(model(text).softmax(-1)[..., ids["positive"]].sum(-1).mean())
+        with torch.no_grad(), steering.apply(mix, strength=1.0):
+            return float(mix(text).softmax(-1)[..., ids["positive"]].sum(-1).mean())
 
     with torch.no_grad():
-        plain = float(model(text).softmax(-1)[..., ids["positive"]].sum(-1).mean())
-    random = [share(clamp_random(model, found, 6.0, seed)) for seed in range(3)]
-    assert share(clamp_neurons(model, found, 6.0)) > 5 * plain
+        plain = float(mix(text).softmax(-1)[..., ids["positive"]].sum(-1).mean())
+    random = [share(clamp_random(mix, found, 6.0, seed)) for seed in range(3)]
+    assert share(clamp_neurons(mix, found, 6.0)) > 5 * plain
     assert max(random) < 2 * plain
 
 
-def test_words_are_single_tokens(make_hf_model):
+def test_words_are_single_tokens(make_hf_model, mix):
     model = interp.load_model(make_hf_model("gpt2"), tokenizer=make_tokenizer(53))
     assert read_words(model, ["w5", "w9"]).tolist() == [5, 9]
     assert find_value_vectors(model, ["w5"], k=1, n_tokens=53).target == ("w5",)
-    mix = interp.load_model("mix-4l")
     assert read_words(mix, ["good", "bad"]).tolist() == [
         int(mix.to_tokens(w, False)[0, 0]) for w in ("good", "bad")
     ]

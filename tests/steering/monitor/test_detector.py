@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from steering_search_world import prompts, tiny
+from steering_search_world import planted_model, prompts, tiny
 
 import interp
 from interp.errors import DataFileError, InterpError, SteeringError
@@ -106,7 +106,7 @@ def test_running_scores_end_in_the_pooled_one():
 
 
 def test_fitting_tells_sides_apart_that_it_did_not_see():
-    model = tiny()
+    model = planted_model(({True: (1, 20), False: (20, 50)},), 0.5)
     for measure in ("dot", "cosine", "prototypes"):
         one = fit_detector(
             model, POSITIVE, NEGATIVE, "resid_post[0-1]", measure=measure, false_positive_rate=0.1
@@ -115,7 +115,7 @@ def test_fitting_tells_sides_apart_that_it_did_not_see():
         report = one.report
         wins = (report.positive[:, None] > report.negative).double().mean()
         assert report.auc.value == pytest.approx(float(wins))
-        assert report.auc.low > 0.6
+        assert report.auc.low > 0.8
         assert report.true_rate.value == pytest.approx(float((report.positive > one.limit).double().mean()))
         assert report.false_rate.value == pytest.approx(float((report.negative > one.limit).double().mean()))
         assert one.n_calibration == 20 and one.false_positive_rate == 0.1

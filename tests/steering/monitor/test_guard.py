@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_models import make_hf_model
+from steering_search_world import planted_model
 
 import interp
 from interp.errors import SteeringError
@@ -42,20 +42,9 @@ def cells(n, seed):
     }
 
 
-def planted_model():
-    """A random model in which tokens of a kind share a direction of their embeddings."""
-    hf = make_hf_model("gpt2", n_layers=3, seed=1)
-    directions = torch.linalg.qr(torch.randn(36, 2, generator=torch.Generator().manual_seed(0)))[0].T
-    with torch.no_grad():
-        for kind, direction in zip((CONTENT, BEHAVIOUR), directions, strict=True):
-            for value, (start, stop) in kind.items():
-                hf.transformer.wte.weight[start:stop] += (4 if value else -4) * direction
-    return interp.load_model(hf)
-
-
 @pytest.fixture(scope="module")
 def fitted():
-    model = planted_model()
+    model = planted_model((CONTENT, BEHAVIOUR), 4.0)
     train = planted(True, True, 80, 1), planted(False, False, 80, 2)
     guard = fit_guard(
         model, train, train, content_site="resid_post", content_where=InstructionEnd((TEMPLATE,)),

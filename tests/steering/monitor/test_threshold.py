@@ -26,6 +26,13 @@ def test_auc_is_the_mann_whitney_statistic(p, n):
     assert 0 <= found.low <= found.high <= 1
 
 
+def test_resamples_count_ties_half_too():
+    found = measure_auc(torch.ones(5), torch.ones(7))
+    assert (found.value, found.low, found.high) == (0.5, 0.5, 0.5)
+    parted = measure_auc(torch.ones(5), torch.zeros(7))
+    assert (parted.value, parted.low, parted.high) == (1.0, 1.0, 1.0)
+
+
 def test_the_interval_of_an_auc_covers_the_truth():
     # two normal distributions 1 apart: AUC = Phi(1 / sqrt 2)
     truth = 0.5 * (1 + math.erf(0.5))

@@ -123,6 +123,20 @@ def test_a_steering_inside_is_seen_by_what_it_does_later():
     )
 
 
+def test_a_threshold_on_generated_text():
+    model, one = tiny(), detector(pooling="max").at("gen")
+    tokens = torch.stack(prompts(24, 1, 50, seed=6, shortest=5, longest=5))
+    with watch(model, one) as watched:
+        model.generate(tokens[:19], NEW, eos_token_id=[])
+    limited = one.with_threshold(watched.running()[:, -1], 0.1)
+    with watch(model, limited) as watched:
+        model.generate(tokens, NEW, eos_token_id=[])
+    # of 19 negatives the 18th limits a rate of 0.1: one of them is above, and it rings
+    assert len([alarm for alarm in watched.alarms if alarm.row < 19]) == 1
+    over = (watched.running()[:, -1] > limited.limit).nonzero()[:, 0].tolist()
+    assert [alarm.row for alarm in watched.alarms] == over
+
+
 def test_several_detectors_by_name():
     model = tiny()
     with torch.no_grad(), watch(model, [detector(name="a"), detector(name="b", pooling="max")]) as watched:
