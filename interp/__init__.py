@@ -164,22 +164,30 @@ if TYPE_CHECKING:
     from interp.steering.bake import compare_baked as compare_baked
     from interp.steering.bake import edit_spectrum as edit_spectrum
     from interp.steering.bake import fit_casal as fit_casal
+    from interp.steering.conditions import Condition as Condition
     from interp.steering.conditions import fit_condition as fit_condition
+    from interp.steering.controller import Controller as Controller
+    from interp.steering.controller import ControllerConfig as ControllerConfig
     from interp.steering.controller import fit_controller as fit_controller
     from interp.steering.evaluate import evaluate_steering as evaluate_steering
     from interp.steering.evaluate import measure_off_target as measure_off_target
     from interp.steering.extract import extract_directions as extract_directions
+    from interp.steering.gated import measure_gated as measure_gated
     from interp.steering.gguf import export_gguf as export_gguf
     from interp.steering.gguf import import_gguf as import_gguf
     from interp.steering.learn import fit_layerwise_maps as fit_layerwise_maps
     from interp.steering.learn import fit_lineas as fit_lineas
     from interp.steering.learn import fit_low_rank as fit_low_rank
+    from interp.steering.monitor import Detector as Detector
+    from interp.steering.monitor import Guard as Guard
     from interp.steering.monitor import detector_of as detector_of
+    from interp.steering.monitor import evaluate_detector as evaluate_detector
     from interp.steering.monitor import fit_detector as fit_detector
     from interp.steering.monitor import fit_guard as fit_guard
     from interp.steering.monitor import load_detector as load_detector
     from interp.steering.monitor import load_guard as load_guard
     from interp.steering.monitor import watch as watch
+    from interp.steering.search import WordOdds as WordOdds
     from interp.steering.search import compare_searches as compare_searches
     from interp.steering.search import search_steering as search_steering
     from interp.types import Site as Site
@@ -373,13 +381,21 @@ _EXPORTS = {
         "edit_spectrum",
         "fit_casal",
     ),
-    "interp.steering.conditions": ("fit_condition",),
-    "interp.steering.controller": ("fit_controller",),
+    "interp.steering.conditions": (
+        "Condition",
+        "fit_condition",
+    ),
+    "interp.steering.controller": (
+        "Controller",
+        "ControllerConfig",
+        "fit_controller",
+    ),
     "interp.steering.evaluate": (
         "evaluate_steering",
         "measure_off_target",
     ),
     "interp.steering.extract": ("extract_directions",),
+    "interp.steering.gated": ("measure_gated",),
     "interp.steering.gguf": (
         "export_gguf",
         "import_gguf",
@@ -390,7 +406,10 @@ _EXPORTS = {
         "fit_low_rank",
     ),
     "interp.steering.monitor": (
+        "Detector",
+        "Guard",
         "detector_of",
+        "evaluate_detector",
         "fit_detector",
         "fit_guard",
         "load_detector",
@@ -398,6 +417,7 @@ _EXPORTS = {
         "watch",
     ),
     "interp.steering.search": (
+        "WordOdds",
         "compare_searches",
         "search_steering",
     ),

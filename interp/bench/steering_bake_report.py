@@ -124,7 +124,7 @@ def _tabulate_gaps(rows: Sequence[BakeRow]) -> Table:
 
 
 def _name_gap(row: BakeRow) -> str:
-    trained = f", {row.submodule} of layer {row.layer}" if row.submodule != "-" else ""
+    trained = f" L{row.layer} {row.submodule}, {row.amount:g}" if row.submodule != "-" else ""
     return f"{row.group}{trained}, {row.model}"
 
 

@@ -16,6 +16,8 @@ HEADLINES = (
     "pronouns_accuracy",
     "agreement_accuracy",
     "induction_score",
+    "known_accuracy",
+    "unseen_made_up_rate",
 )
 """Held-out figures in the list; the card has them all."""
 AS_JSON = typer.Option("--json", help="Print JSON.")

@@ -62,8 +62,8 @@ def _bare(model: Model, weights: Mapping[str, Tensor]) -> Any:
     lost = _without_place(bare, weights)
     if lost:
         raise ModelError(
-            f"{kind.__name__} has no place for {lost[0]}: its files cannot hold this model. Keep the edit and put it "
-            "in after loading, or steer by hooks."
+            f"{kind.__name__} has no place for {lost[0]}: its files cannot hold this model. Bake again after "
+            "loading, or steer by hooks."
         )
     return bare
 

@@ -41,6 +41,7 @@ from interp.plots.live import LiveCurves as LiveCurves
 from interp.plots.logit_attribution import plot_logit_attribution as plot_logit_attribution
 from interp.plots.logit_lens import plot_logit_lens as plot_logit_lens
 from interp.plots.masking import plot_masking as plot_masking
+from interp.plots.off_target import plot_off_target as plot_off_target
 from interp.plots.overlap import plot_circuit_overlap as plot_circuit_overlap
 from interp.plots.patching import plot_patching as plot_patching
 from interp.plots.perturbation import plot_probe_perturbation as plot_probe_perturbation
@@ -56,7 +57,6 @@ from interp.plots.steered_text import steered_text_html as steered_text_html
 from interp.plots.steering_directions import plot_planted_recovery as plot_planted_recovery
 from interp.plots.steering_directions import plot_steering_directions as plot_steering_directions
 from interp.plots.steering_dose import plot_dose_calibration as plot_dose_calibration
-from interp.plots.steering_evaluation import plot_off_target as plot_off_target
 from interp.plots.steering_evaluation import plot_steering_evaluation as plot_steering_evaluation
 from interp.plots.steering_gate import plot_condition_report as plot_condition_report
 from interp.plots.steering_gate import plot_controller_history as plot_controller_history

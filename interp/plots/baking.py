@@ -167,7 +167,7 @@ def plot_abstention(found: AbstentionReport) -> go.Figure:
                 mode="markers",
                 marker=dict(
                     size=10,
-                    symbol=_SYMBOLS[order % len(_SYMBOLS)],
+                    symbol=_SYMBOLS[(order + order // len(LINES)) % len(_SYMBOLS)],
                     color=color,
                     opacity=0.85,
                     line=dict(color="white", width=1),

@@ -58,7 +58,7 @@ def _along(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _add_curve(
-    sheet: Sheet, found: DoseCalibration, strengths: np.ndarray, kl: np.ndarray, shared: dict[str, object]
+    sheet: Sheet, found: DoseCalibration, strengths: np.ndarray, kl: np.ndarray, shared: dict[str, str]
 ) -> None:
     x, y = _dense(strengths), _along(strengths, kl)
     first, last = found.strength_range
@@ -78,7 +78,7 @@ def _add_curve(
             )
 
 
-def _add_points(sheet: Sheet, found: DoseCalibration, shared: dict[str, object]) -> None:
+def _add_points(sheet: Sheet, found: DoseCalibration, shared: dict[str, str]) -> None:
     rows = zip(*(getattr(found, name).tolist() for name in ("strengths", "kl", "low", "high")), strict=True)
     sheet.figure.add_trace(
         go.Scatter(
@@ -99,7 +99,7 @@ def _add_points(sheet: Sheet, found: DoseCalibration, shared: dict[str, object])
     )
 
 
-def _add_doses(sheet: Sheet, found: DoseCalibration, shared: dict[str, object]) -> None:
+def _add_doses(sheet: Sheet, found: DoseCalibration, shared: dict[str, str]) -> None:
     low, high = found.doses
     doses = [
         sign * dose

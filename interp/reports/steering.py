@@ -9,8 +9,9 @@ from pathlib import Path
 from interp.reports.page import Cell, Section, Table, write_report
 from interp.reports.sections import provenance_section
 from interp.results.agreement import Estimate
+from interp.results.off_target import OffTarget
 from interp.results.steered_text import SteeredText
-from interp.results.steering_evaluation import MEASURES, OffTarget, SteeringEvaluation
+from interp.results.steering_evaluation import MEASURES, SteeringEvaluation
 
 _UNCHECKED = (
     "Nothing stood beside these steerings: how much of their effect any push of the same KL would have had is not "

@@ -56,6 +56,7 @@ from interp.results.lens import LogitAttribution as LogitAttribution
 from interp.results.lens import LogitLens as LogitLens
 from interp.results.masking import MaskingCheck as MaskingCheck
 from interp.results.mixing import Mixing as Mixing
+from interp.results.off_target import OffTarget as OffTarget
 from interp.results.overlap import CircuitOverlap as CircuitOverlap
 from interp.results.perturbation import ProbePerturbation as ProbePerturbation
 from interp.results.perturbation import ShortcutRemoval as ShortcutRemoval
@@ -76,7 +77,6 @@ from interp.results.steered_text import SteeredText as SteeredText
 from interp.results.steering_directions import PlantedRecovery as PlantedRecovery
 from interp.results.steering_directions import SteeringDirections as SteeringDirections
 from interp.results.steering_dose import DoseCalibration as DoseCalibration
-from interp.results.steering_evaluation import OffTarget as OffTarget
 from interp.results.steering_evaluation import SteeringEvaluation as SteeringEvaluation
 from interp.results.steering_gate import ConditionReport as ConditionReport
 from interp.results.steering_gate import ControllerHistory as ControllerHistory

@@ -5,6 +5,7 @@ A calibration is measured once and looked up; :func:`find_strength` searches for
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable
@@ -54,8 +55,8 @@ def calibrate_dose(
 
     ``neutral`` is data as for :func:`interp.capture_stream` (the first ``n`` rows, cut to ``length`` tokens);
     text of the generated world if left out. The largest strength is searched for on a few rows; ``n_strengths``
-    from 0 to it are measured on either side, evenly spaced, as the root of the KL grows evenly. An operation that
-    has an end (projecting out) is measured no further than there.
+    from 0 to it are measured on either side, closest where the KL changes most. An operation that has an end
+    (projecting out) is measured no further than there.
 
     Raises :class:`SteeringError` for bad numbers, for text the steering does not touch, and where no strength
     changes the model's output.
@@ -73,15 +74,14 @@ def calibrate_dose(
     few = steered_rows(model, meter.steering, text, _SEARCH_ROWS)
     search = KLMeter(model, steering, few, batch_size=batch_size)
     largest = [_largest_strength(search, sign, max_dose) for sign in ([1.0, -1.0] if both_signs else [1.0])]
-    strengths = sorted(
-        {0.0, *(end * (i + 1) / n_strengths for end in largest for i in range(n_strengths) if end)}
-    )
-    if len(strengths) == 1:
+    ends = [end for end in largest if end]
+    if not ends:
         raise SteeringError(
             f"no strength up to {_LARGEST_STRENGTH:g} changes the model's output: {steering!r}."
         )
-    with tqdm(total=meter.n_batches * len(strengths), disable=not progress, desc="dose") as bar:
-        found = meter.measure(strengths, bar.update)
+    n_measured = 1 + n_strengths * len(ends)
+    with tqdm(total=meter.n_batches * n_measured, disable=not progress, desc="dose") as bar:
+        strengths, found = _measure_sides(meter, ends, n_strengths, bar.update)
     if not bool(torch.isfinite(found.mean).all()):
         raise SteeringError(f"the model's output is not finite under {steering!r}; it has no dose.")
     low, high = found.intervals(confidence, seed)
@@ -142,6 +142,32 @@ def find_strength(
             f"{at_found**2:.4g} nats; ask for another dose or a larger tolerance ({steering!r})."
         )
     return sign * found
+
+
+def _measure_sides(
+    meter: KLMeter, ends: list[float], n: int, progress: Callable[[], object]
+) -> tuple[list[float], KLByRow]:
+    """Rising strengths, 0 and ``n`` up to each end, and their KL.
+
+    Half of them lie evenly; the others halve the steps over which the root of the KL changes most, for doses are
+    looked up along it.
+    """
+    even = (n + 1) // 2
+    strengths = [0.0, *(end * (i + 1) / even for end in ends for i in range(even))]
+    found = meter.measure(strengths, progress)
+    for end in ends:
+        for _ in range(n - even):
+            side = sorted(
+                (abs(s), float(kl) ** 0.5)
+                for s, kl in zip(strengths, found.mean, strict=True)
+                if s * end >= 0
+            )
+            steps = [(abs(b[1] - a[1]), (a[0] + b[0]) / 2) for a, b in itertools.pairwise(side)]
+            strengths.append(math.copysign(max(steps)[1], end))
+            more = meter.measure(strengths[-1:], progress)
+            found = KLByRow(torch.cat([found.total, more.total]), found.count)
+    order = sorted(range(len(strengths)), key=lambda i: strengths[i])
+    return [strengths[i] for i in order], KLByRow(found.total[order], found.count)
 
 
 def _full_strength(steering: Steering) -> float | None:

@@ -75,7 +75,7 @@ def test_a_dose_out_of_reach_is_a_dash():
 def test_no_figure_for_wrong_doses(monkeypatch):
     right = bench.equal_strengths
     monkeypatch.setattr(bench, "equal_strengths", lambda *args, **kwargs: 1.2 * right(*args, **kwargs))
-    with pytest.raises(BenchError, match="a dose of 0.3 nats"):
+    with pytest.raises(BenchError, match=r"a dose of 0\.3 nats"):
         run_steering(PLAN)
 
 

@@ -40,3 +40,9 @@ def test_settings_are_drawn_by_group():
     assert list(drawn.y) == pytest.approx(found.known[own, 0].tolist())
     assert [text.split("<br>")[0] for text in drawn.hovertext] == [f"<b>CASAL {i}</b>" for i in range(4)]
     assert figure.layout.xaxis.title.text == "made up about the unseen"
+
+
+def test_many_groups_are_told_apart():
+    figure = make_abstention(1, tuple(f"group {i}" for i in range(9))).plot()
+    looks = [(t.marker.color, t.marker.symbol) for t in figure.data]
+    assert len(set(looks)) == len(looks) == 10

@@ -158,7 +158,7 @@ def test_a_calibration_rises_and_is_right(mix, mix_text, name: str):
     site = parse_site(MIX_SITES.get(name, "resid_post[1]"))
     twin = make_operation_twin(name, 512 if name == "neurons" else 128, seed=3)
     steering = Steering((Step(site, twin.operation, 0.9),), "mine")
-    made = calibrate_dose(mix, steering, mix_text, max_dose=0.5, n_strengths=4)
+    made = calibrate_dose(mix, steering, mix_text, max_dose=0.5)
     found = made.calibration
     assert found is not None
     assert found.kl[found.strengths == 0].tolist() == [0.0]

@@ -70,18 +70,22 @@ def compare_baked(
         confidence=confidence,
         n_tokens=int(count.sum()),
         text=rows.describe(),
-        provenance=Provenance(
-            model=model.name,
-            family=model.traits.family,
-            revision=model.revision,
-            task="neutral text",
-            n_prompts=len(rows.rows),
-            seed=seed,
-            metric="logits, and KL in nats a token",
-            device=str(model.device),
-            dtype=str(model.dtype).removeprefix("torch."),
-            seconds=time.perf_counter() - begun,
-        ),
+        provenance=_provenance(model, rows, seed, time.perf_counter() - begun),
+    )
+
+
+def _provenance(model: Model, text: NeutralText, seed: int, seconds: float) -> Provenance:
+    return Provenance(
+        model=model.name,
+        family=model.traits.family,
+        revision=model.revision,
+        task="neutral text",
+        n_prompts=len(text.rows),
+        seed=seed,
+        metric="logits, and KL in nats a token",
+        device=str(model.device),
+        dtype=str(model.dtype).removeprefix("torch."),
+        seconds=seconds,
     )
 
 

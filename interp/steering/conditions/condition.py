@@ -1,8 +1,9 @@
 """Conditions: yes or no for every prompt, and their combination by and, or, not.
 
 Conditional activation steering (CAST), Lee et al. 2024, "Programming Refusal with Conditional Activation
-Steering", section 3. Their condition is the cosine between h and its projection onto c, which is |cos(h, c)|: a
-prompt that points away from c passes like one that points along it. Here the cosine keeps its sign.
+Steering", section 3. Their condition is the cosine between h and its projection onto c (through a tanh), which but
+for the tanh is |cos(h, c)|: a prompt that points away from c passes like one that points along it. Here the cosine
+keeps its sign.
 """
 
 from __future__ import annotations

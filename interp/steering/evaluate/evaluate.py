@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -84,20 +85,26 @@ def evaluate_steering(
     found = _measure(model, conditions, doses, instruments, text, batch_size, progress)
     probes = [one for one in instruments if isinstance(one, HeldOutProbe)]
     notes = [f"held-out probe at {one.site}: AUC {one.auc:.3f}" for one in probes] + missing
-    provenance = Provenance(
+    provenance = replace(
+        _provenance(model, target, seed, tuple(notes)),
+        n_prompts=n if target else len(probes[0].prompts),
+        metric=f"at equal KL, {draws} draws of each control" if kinds else "at equal KL, no controls",
+        seconds=time.perf_counter() - begun,
+    )
+    return _record(found, conditions, doses, target or "positive prompts", bootstrap, text, provenance)
+
+
+def _provenance(model: Model, target: str | None, seed: int, notes: tuple[str, ...]) -> Provenance:
+    return Provenance(
         model=model.name,
         family=model.traits.family,
         revision=model.revision,
         task=f"steering to {target}" if target else "steering to held-out positive prompts",
-        n_prompts=n if target else len(probes[0].prompts),
         seed=seed,
-        metric=f"at equal KL, {draws} draws of each control" if kinds else "at equal KL, no controls",
         device=str(model.device),
         dtype=str(model.dtype).removeprefix("torch."),
-        seconds=time.perf_counter() - begun,
-        notes=tuple(notes),
+        notes=notes,
     )
-    return _record(found, conditions, doses, target or "positive prompts", bootstrap, text, provenance)
 
 
 def _check(

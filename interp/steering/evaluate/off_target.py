@@ -10,8 +10,8 @@ import torch
 from interp.errors import SteeringError
 from interp.models.model import Model
 from interp.models.text_data import Prompts
+from interp.results.off_target import OffTarget
 from interp.results.provenance import Provenance
-from interp.results.steering_evaluation import OffTarget
 from interp.steering.evaluate.controls import random_controls
 from interp.steering.evaluate.evaluate import HELD_OUT
 from interp.steering.evaluate.forced import ExpectedWords
@@ -79,18 +79,22 @@ def measure_off_target(
         controls=tuple(controls),
         dose=dose,
         confidence=confidence,
-        provenance=Provenance(
-            model=model.name,
-            family=model.traits.family,
-            revision=model.revision,
-            task="off-target effects",
-            n_prompts=n,
-            seed=seed,
-            metric=f"shift of the share in the attribute's words at {dose:g} nats",
-            device=str(model.device),
-            dtype=str(model.dtype).removeprefix("torch."),
-            seconds=time.perf_counter() - begun,
-        ),
+        provenance=_provenance(model, dose, n, seed, time.perf_counter() - begun),
+    )
+
+
+def _provenance(model: Model, dose: float, n: int, seed: int, seconds: float) -> Provenance:
+    return Provenance(
+        model=model.name,
+        family=model.traits.family,
+        revision=model.revision,
+        task="off-target effects",
+        n_prompts=n,
+        seed=seed,
+        metric=f"shift of the share in the attribute's words at {dose:g} nats",
+        device=str(model.device),
+        dtype=str(model.dtype).removeprefix("torch."),
+        seconds=seconds,
     )
 
 

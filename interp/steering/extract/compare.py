@@ -15,11 +15,12 @@ from interp.models.model import Model
 from interp.models.text_data import Prompts
 from interp.results.agreement import Estimate
 from interp.results.steering_directions import SteeringDirections
-from interp.steering.contrast import Contrast, ContrastRows, coder_sites, read_contrast
+from interp.steering.contrast import Contrast, ContrastRows, read_contrast
 from interp.steering.extract.directions import DIRECTIONS, find_direction
 from interp.steering.extract.judge import DirectionQuality, Fit, judge_direction
 from interp.steering.extract.latents import N_LATENTS, LatentRank, choose_latents
 from interp.steering.operations import Add
+from interp.steering.prompt_reading import coder_sites
 from interp.steering.steering import Steering, Step, place_of
 from interp.types import COMPONENT_AXES, Site, SiteLike, parse_site
 

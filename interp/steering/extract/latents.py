@@ -18,11 +18,12 @@ from interp.coders.semi_nmf.dictionary import SemiNMF
 from interp.errors import SteeringError, unknown_name
 from interp.models.model import Model
 from interp.models.text_data import Prompts
-from interp.steering.contrast import Contrast, ContrastRows, coder_sites, read_contrast
+from interp.steering.contrast import Contrast, ContrastRows, read_contrast
 from interp.steering.extract.detection import roc_area
 from interp.steering.extract.extract import build_steering, calibrate_on
 from interp.steering.neutral import NeutralText
 from interp.steering.operations import Add
+from interp.steering.prompt_reading import coder_sites
 from interp.steering.steering import Steering, place_of
 from interp.types import Position
 

@@ -20,11 +20,12 @@ from torch import Tensor
 from interp.errors import SteeringError, unknown_name
 from interp.models.model import Model
 from interp.models.text_data import Prompts
-from interp.steering.contrast import Contrast, Pool, read_contrast
+from interp.steering.contrast import Contrast, read_contrast
 from interp.steering.extract.detection import average_precision, order_units, separation
 from interp.steering.extract.extract import build_steering, calibrate_on
 from interp.steering.neutral import NeutralText
 from interp.steering.operations import SetNeurons
+from interp.steering.prompt_reading import Pool
 from interp.steering.steering import Steering
 from interp.types import NEURON_COMPONENTS, Position, Site, SiteLike
 

@@ -23,7 +23,7 @@ def test_each_strength_has_its_dose_as_find_strength_says(tiny, tiny_text, push)
         assert strength == pytest.approx(alone, rel=0.01)
 
 
-@pytest.mark.parametrize("weight", [1.0, 0.25])
+@pytest.mark.parametrize("weight", [1.0, 0.25, 2.0])
 def test_a_dose_beyond_the_end_of_an_operation_is_nan(tiny, tiny_text, push, weight):
     out = steer_with({"resid_post[0]": ProjectOut.span(push.direction())})
     out = out.weighted([weight])

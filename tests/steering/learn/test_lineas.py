@@ -129,8 +129,20 @@ def test_sites_without_equal_weight_are_in_squared_units_of_activation() -> None
 
 
 def test_positions_bound_what_is_pooled_and_where_it_acts() -> None:
-    model = tiny()
-    steering = fit_lineas(model, SOURCE, TARGET, "resid_post[0]@-1", LinEASConfig(60, 0.05))
+    model, log = tiny(), SteeringLog()
+    config = LinEASConfig(2, 0.05, equal_sites=False)
+    steering = fit_lineas(model, SOURCE, TARGET, "resid_post[0]@-1", config, log=log)
+    last = [
+        torch.cat(
+            [
+                interp.capture(model, torch.tensor([row]), ["resid_post[0]@-1"])["resid_post[0]@-1"]
+                for row in side
+            ]
+        )
+        for side in (SOURCE, TARGET)
+    ]
+    expected = naive_distance(*last).sum()
+    torch.testing.assert_close(log.record().losses[0, 0], expected, rtol=1e-4, atol=1e-4)
     with steering.apply(model, strength=1.0) as applied:
         cache = interp.capture(model, torch.tensor([SOURCE[0]]), ["resid_post[0]"])
     plain = interp.capture(model, torch.tensor([SOURCE[0]]), ["resid_post[0]"])
@@ -141,19 +153,19 @@ def test_positions_bound_what_is_pooled_and_where_it_acts() -> None:
 
 def grade(optimizer: str, sparsity: float, group: str = "number") -> tuple[float, Any]:
     model = tiny()
-    config = LinEASConfig(40, optimizer=optimizer, sparsity=sparsity, group=group)  # type: ignore[arg-type]
+    config = LinEASConfig(25, optimizer=optimizer, sparsity=sparsity, group=group)  # type: ignore[arg-type]
     steering = fit_lineas(model, SOURCE, TARGET, "mlp_out", config)
     return steering.figures["kept share"], steering
 
 
 def test_sparsity_is_graded_under_sgd_and_all_or_none_under_adam() -> None:
-    lambdas = (0.0, 0.003, 0.01, 0.03, 1.0)
+    lambdas = (0.003, 0.01, 0.03, 1.0)
     sgd = [grade("sgd", one)[0] for one in lambdas]
-    assert sgd[0] == 1 and sgd[-1] == 0
+    assert sgd[0] > 0.9 and sgd[-1] == 0
     assert sgd == sorted(sgd, reverse=True)
     assert sum(0.05 < share < 0.95 for share in sgd) >= 2
     # the same lambdas leave Adam with every neuron, until it has none
-    adam = [grade("adam", one)[0] for one in lambdas[:-1]]
+    adam = [grade("adam", one)[0] for one in (0.003, 0.03)]
     assert min(adam) == 1
     assert grade("adam", 100.0)[0] == 0
 

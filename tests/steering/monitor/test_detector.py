@@ -116,6 +116,8 @@ def test_fitting_tells_sides_apart_that_it_did_not_see():
         wins = (report.positive[:, None] > report.negative).double().mean()
         assert report.auc.value == pytest.approx(float(wins))
         assert report.auc.low > 0.8
+        # the threshold is the score of a prompt that is not judged
+        assert one.limit not in report.negative.tolist()
         assert report.true_rate.value == pytest.approx(float((report.positive > one.limit).double().mean()))
         assert report.false_rate.value == pytest.approx(float((report.negative > one.limit).double().mean()))
         assert one.n_calibration == 20 and one.false_positive_rate == 0.1

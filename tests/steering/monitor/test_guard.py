@@ -78,6 +78,15 @@ def test_content_is_read_before_the_behaviour_is_there(fitted):
     )
 
 
+def test_it_is_fitted_where_it_reads(fitted):
+    model, train, guard = fitted
+    # the content token is the third from the end of every prompt
+    again = fit_detector(model, *train, "resid_post@-3", measure="prototypes", false_positive_rate=0.1)
+    torch.testing.assert_close(again.directions, guard.content.directions)
+    torch.testing.assert_close(again.against, guard.content.against)
+    assert again.limit == pytest.approx(guard.content.limit)
+
+
 def test_decisions_are_those_of_both_thresholds(fitted):
     model, _, guard = fitted
     reading = guard.read(model, planted(True, True, 30, 6) + planted(False, False, 30, 7), batch_size=7)
