@@ -172,6 +172,11 @@ if TYPE_CHECKING:
     from interp.steering.evaluate import evaluate_steering as evaluate_steering
     from interp.steering.evaluate import measure_off_target as measure_off_target
     from interp.steering.extract import extract_directions as extract_directions
+    from interp.steering.extract import extract_experts as extract_experts
+    from interp.steering.extract import extract_latents as extract_latents
+    from interp.steering.extract import find_relation_neurons as find_relation_neurons
+    from interp.steering.extract import find_value_vectors as find_value_vectors
+    from interp.steering.extract import recover_from_model as recover_from_model
     from interp.steering.gated import measure_gated as measure_gated
     from interp.steering.gguf import export_gguf as export_gguf
     from interp.steering.gguf import import_gguf as import_gguf
@@ -394,7 +399,14 @@ _EXPORTS = {
         "evaluate_steering",
         "measure_off_target",
     ),
-    "interp.steering.extract": ("extract_directions",),
+    "interp.steering.extract": (
+        "extract_directions",
+        "extract_experts",
+        "extract_latents",
+        "find_relation_neurons",
+        "find_value_vectors",
+        "recover_from_model",
+    ),
     "interp.steering.gated": ("measure_gated",),
     "interp.steering.gguf": (
         "export_gguf",

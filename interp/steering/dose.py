@@ -84,8 +84,34 @@ def calibrate_dose(
         strengths, found = _measure_sides(meter, ends, n_strengths, bar.update)
     if not bool(torch.isfinite(found.mean).all()):
         raise SteeringError(f"the model's output is not finite under {steering!r}; it has no dose.")
+    provenance = Provenance(
+        model=model.name,
+        family=model.traits.family,
+        revision=model.revision,
+        task="neutral text",
+        n_prompts=len(text.rows),
+        seed=seed,
+        metric="KL(unsteered || steered), nats a token",
+        method=steering.method,
+        device=str(model.device),
+        dtype=str(model.dtype).removeprefix("torch."),
+        seconds=time.perf_counter() - begun,
+    )
+    return replace(
+        steering, calibration=_as_calibration(strengths, found, text, confidence, seed, provenance)
+    )
+
+
+def _as_calibration(
+    strengths: list[float],
+    found: KLByRow,
+    text: NeutralText,
+    confidence: float,
+    seed: int,
+    provenance: Provenance,
+) -> DoseCalibration:
     low, high = found.intervals(confidence, seed)
-    calibration = DoseCalibration(
+    return DoseCalibration(
         strengths=torch.tensor(strengths, dtype=torch.float64),
         kl=found.mean,
         low=low,
@@ -93,21 +119,8 @@ def calibrate_dose(
         confidence=confidence,
         text=text.describe(),
         n_tokens=int(found.count.sum()),
-        provenance=Provenance(
-            model=model.name,
-            family=model.traits.family,
-            revision=model.revision,
-            task="neutral text",
-            n_prompts=len(text.rows),
-            seed=seed,
-            metric="KL(unsteered || steered), nats a token",
-            method=steering.method,
-            device=str(model.device),
-            dtype=str(model.dtype).removeprefix("torch."),
-            seconds=time.perf_counter() - begun,
-        ),
+        provenance=provenance,
     )
-    return replace(steering, calibration=calibration)
 
 
 def find_strength(
