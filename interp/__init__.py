@@ -180,6 +180,8 @@ if TYPE_CHECKING:
     from interp.steering.gated import measure_gated as measure_gated
     from interp.steering.gguf import export_gguf as export_gguf
     from interp.steering.gguf import import_gguf as import_gguf
+    from interp.steering.learn import LinEASConfig as LinEASConfig
+    from interp.steering.learn import LowRankConfig as LowRankConfig
     from interp.steering.learn import fit_layerwise_maps as fit_layerwise_maps
     from interp.steering.learn import fit_lineas as fit_lineas
     from interp.steering.learn import fit_low_rank as fit_low_rank
@@ -413,6 +415,8 @@ _EXPORTS = {
         "import_gguf",
     ),
     "interp.steering.learn": (
+        "LinEASConfig",
+        "LowRankConfig",
         "fit_layerwise_maps",
         "fit_lineas",
         "fit_low_rank",

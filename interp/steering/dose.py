@@ -84,7 +84,14 @@ def calibrate_dose(
         strengths, found = _measure_sides(meter, ends, n_strengths, bar.update)
     if not bool(torch.isfinite(found.mean).all()):
         raise SteeringError(f"the model's output is not finite under {steering!r}; it has no dose.")
-    provenance = Provenance(
+    provenance = _provenance(model, steering, text, seed, begun)
+    return replace(
+        steering, calibration=_as_calibration(strengths, found, text, confidence, seed, provenance)
+    )
+
+
+def _provenance(model: Model, steering: Steering, text: NeutralText, seed: int, begun: float) -> Provenance:
+    return Provenance(
         model=model.name,
         family=model.traits.family,
         revision=model.revision,
@@ -96,9 +103,6 @@ def calibrate_dose(
         device=str(model.device),
         dtype=str(model.dtype).removeprefix("torch."),
         seconds=time.perf_counter() - begun,
-    )
-    return replace(
-        steering, calibration=_as_calibration(strengths, found, text, confidence, seed, provenance)
     )
 
 
