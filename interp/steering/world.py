@@ -103,15 +103,32 @@ def contrast_prompts(
 
 
 def paired_prompts(
-    target: str, n: int, seed: int = 0, *, split: Split = "train", sentences: int = 2
+    target: str,
+    n: int,
+    seed: int = 0,
+    *,
+    against: str | None = None,
+    split: Split = "train",
+    sentences: int = 2,
 ) -> tuple[list[str], list[str]]:
     """``n`` texts with a target value, and each again with another value: same templates, other attributes, draws.
 
     Words that do not express the attribute are the same but where the verb follows the tense. The other values take
-    turns. Raises :class:`SteeringError` for an unknown target.
+    turns, unless all are ``against`` one. Methods that look at differences need such pairs: on mix-4l PCA of the
+    differences between two unrelated texts found what else they differ in (AUC for sentiment .54 at
+    ``resid_post[1]``), with these the attribute (.95).
+
+    Raises :class:`SteeringError` for an unknown target, an ``against`` that is not another of its values, and less
+    than one text of one sentence.
     """
     attribute, value = parse_target(target)
     others = [name for name in ATTRIBUTES[attribute] if name != value]
+    if against is not None:
+        if against not in others:
+            raise SteeringError(unknown_name(f"other value of {attribute}", against, others))
+        others = [against]
+    if n < 1 or sentences < 1:
+        raise SteeringError(f"pairs take at least one text of one sentence; got n={n}, sentences={sentences}.")
     rng = Random(f"{seed}/{target}/pairs")
     sides: tuple[list[str], list[str]] = ([], [])
     for number in range(n):

@@ -11,6 +11,10 @@ from interp.tasks.custom import from_text as from_text
 from interp.tasks.custom import from_tokens as from_tokens
 from interp.tasks.files import from_dataset as from_dataset
 from interp.tasks.files import from_file as from_file
+from interp.tasks.grammar import is_legal as is_legal
+from interp.tasks.grammar import legal_share as legal_share
+from interp.tasks.grammar import parse_sentence as parse_sentence
+from interp.tasks.grammar import parse_text as parse_text
 from interp.tasks.metrics import KL as KL
 from interp.tasks.metrics import METRICS as METRICS
 from interp.tasks.metrics import Accuracy as Accuracy

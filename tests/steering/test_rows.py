@@ -236,11 +236,11 @@ def test_several_continuations_and_beams_are_of_their_prompt(options: dict[str, 
     labels = torch.tensor([1, 4, 2])
 
     def run(rows: list[int], use_cache: bool = True) -> Tensor:
-        chosen = [listed[row] for row in rows]
+        chosen, strengths = [listed[row] for row in rows], [(2.0, 9.0, -1.5)[row] for row in rows]
         if chosen == [None]:
             return on.model.generate(tokens[rows], 4, use_cache=use_cache, eos_token_id=None, **options)
         with (
-            apply_rows(on.model, chosen, strength=2.0, labels={"S": labels[rows]}) as applied,
+            apply_rows(on.model, chosen, strength=strengths, labels={"S": labels[rows]}) as applied,
             step_logits(on.model) as steps,
         ):
             found = on.model.generate(tokens[rows], 4, use_cache=use_cache, eos_token_id=None, **options)

@@ -5,7 +5,6 @@
 side, ``planted`` tries them on one that is known.
 """
 
-from interp.steering.extract.attribute_pairs import attribute_pairs as attribute_pairs
 from interp.steering.extract.compare import compare_directions as compare_directions
 from interp.steering.extract.compare import extract_directions as extract_directions
 from interp.steering.extract.compare import steering_from as steering_from

@@ -76,7 +76,9 @@ def test_only_the_named_part_is_trained(part: str, words: tuple[str, ...]) -> No
 def test_prompts_of_unequal_length_end_where_they_end() -> None:
     model = specimen("gpt2").model
     known, unknown, _ = sides(model)
-    tokens = torch.zeros(2, UNKNOWN_LENGTH, dtype=torch.long)
+    # padding that no prompt ends in
+    tokens = torch.full((2, UNKNOWN_LENGTH), 17)
+    assert int(known[0, -1]) != 17
     tokens[0], tokens[1, :KNOWN_LENGTH] = unknown[0], known[0]
     mask = torch.ones_like(tokens, dtype=torch.bool)
     mask[1, -1] = False

@@ -6,19 +6,19 @@ import pytest
 
 from interp.errors import SteeringError
 from interp.steering.contrast import read_contrast
-from interp.steering.extract import attribute_pairs
 from interp.steering.extract.compare import compare_directions
-from interp.steering.world import attribute_prompts
+from interp.steering.world import attribute_prompts, paired_prompts
 from interp.tasks.attributes import ATTRIBUTE_WORDS, ATTRIBUTES
 
 
 @pytest.mark.parametrize("attribute", ["sentiment", "topic", "tense", "formality"])
 def test_sides_have_their_value_and_not_the_other(attribute):
     positive, negative = ATTRIBUTES[attribute][:2]
-    sides = attribute_pairs(attribute, positive, negative, 30, sentences=3)
+    target, options = f"{attribute}={positive}", {"against": negative, "sentences": 3}
+    sides = paired_prompts(target, 30, **options)
     assert [len(side) for side in sides] == [30, 30]
-    assert sides == attribute_pairs(attribute, positive, negative, 30, sentences=3)
-    assert sides != attribute_pairs(attribute, positive, negative, 30, seed=1, sentences=3)
+    assert sides == paired_prompts(target, 30, **options)
+    assert sides != paired_prompts(target, 30, 1, **options)
     for value, other, side in ((positive, negative, sides[0]), (negative, positive, sides[1])):
         own, wrong = (set(ATTRIBUTE_WORDS[attribute][v]) for v in (value, other))
         words = [set(text.split()) for text in side]
@@ -40,7 +40,7 @@ def test_with_minimal_pairs_uncentred_components_find_the_attribute_and_the_cent
         contrast = read_contrast(mix, *sides, "resid_post[1]", paired=True)
         return compare_directions(contrast, methods=methods, n_bootstrap=2)
 
-    pairs = found(attribute_pairs("tense", "past", "future", 64))
+    pairs = found(paired_prompts("tense=past", 64, against="future"))
     for method in ("pca", "lat"):
         assert pairs.cosine(method, "mean-difference") > 0.95
         assert pairs.auc_of(method).value > 0.95
@@ -51,11 +51,11 @@ def test_with_minimal_pairs_uncentred_components_find_the_attribute_and_the_cent
 
 
 def test_bad_requests():
-    for options, message in (
-        (("mood", "a", "b", 3), "unknown steerable attribute"),
-        (("tense", "past", "futur", 3), "did you mean 'future'"),
-        (("tense", "past", "past", 3), "pairs take two values"),
-        (("tense", "past", "future", 0), "n=0"),
+    for target, n, against, message in (
+        ("mood=a", 3, "b", "unknown steerable attribute"),
+        ("tense=past", 3, "futur", "did you mean 'future'"),
+        ("tense=past", 3, "past", "unknown other value of tense"),
+        ("tense=past", 0, "future", "n=0"),
     ):
         with pytest.raises(SteeringError, match=message):
-            attribute_pairs(*options)
+            paired_prompts(target, n, against=against)
