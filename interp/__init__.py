@@ -159,11 +159,13 @@ if TYPE_CHECKING:
     from interp.steering import extract_steering as extract_steering
     from interp.steering import load_steering as load_steering
     from interp.steering.apply import apply_rows as apply_rows
+    from interp.steering.bake import CasalConfig as CasalConfig
     from interp.steering.bake import bake_bias as bake_bias
     from interp.steering.bake import bake_orthogonal as bake_orthogonal
     from interp.steering.bake import compare_baked as compare_baked
     from interp.steering.bake import edit_spectrum as edit_spectrum
     from interp.steering.bake import fit_casal as fit_casal
+    from interp.steering.bake import split_by_knowledge as split_by_knowledge
     from interp.steering.conditions import Condition as Condition
     from interp.steering.conditions import fit_condition as fit_condition
     from interp.steering.controller import Controller as Controller
@@ -382,11 +384,13 @@ _EXPORTS = {
     ),
     "interp.steering.apply": ("apply_rows",),
     "interp.steering.bake": (
+        "CasalConfig",
         "bake_bias",
         "bake_orthogonal",
         "compare_baked",
         "edit_spectrum",
         "fit_casal",
+        "split_by_knowledge",
     ),
     "interp.steering.conditions": (
         "Condition",

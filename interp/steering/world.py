@@ -128,7 +128,9 @@ def paired_prompts(
             raise SteeringError(unknown_name(f"other value of {attribute}", against, others))
         others = [against]
     if n < 1 or sentences < 1:
-        raise SteeringError(f"pairs take at least one text of one sentence; got n={n}, sentences={sentences}.")
+        raise SteeringError(
+            f"pairs take at least one text of one sentence; got n={n}, sentences={sentences}."
+        )
     rng = Random(f"{seed}/{target}/pairs")
     sides: tuple[list[str], list[str]] = ([], [])
     for number in range(n):

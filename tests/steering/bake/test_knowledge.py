@@ -41,16 +41,18 @@ def test_people_are_told_apart_by_sampling(model) -> None:
 
 
 def test_shares_follow_the_model_and_the_temperature(model) -> None:
-    fact = ask("unseen")[0]
+    fact = ask("known")[0]
     tokens, _ = model.to_padded_tokens([fact.prompt])
     with torch.no_grad():
         logits = model(tokens)[0, -1]
-    for temperature in (1.0, 3.0):
+    for temperature in (1.0, 5.0):
         chance = float((logits / temperature).softmax(-1)[facts_token_ids()[fact.answer]])
         found = split_by_knowledge(
             model, [fact.prompt], [fact.answer], n_samples=4000, temperature=temperature
         )
-        assert float(found.right[0]) == pytest.approx(chance, abs=4 * (chance / 4000) ** 0.5)
+        assert float(found.right[0]) == pytest.approx(
+            chance, abs=4 * (chance * (1 - chance) / 4000) ** 0.5 + 1e-3
+        )
 
 
 def test_answers_of_several_tokens_and_prompts_of_several_lengths(model) -> None:

@@ -15,17 +15,17 @@ from interp.steering.evaluate import evaluate_steering, measure_off_target, writ
 from interp.steering.evaluate.strengths import equal_strengths
 from interp.steering.kl import measure_kl
 from interp.steering.neutral import NeutralText
-from interp.steering.operations import Add, ProjectOut
+from interp.steering.operations import Add, ProjectOut, Rotate
 from interp.steering.steering import Steering, steer_with
 
 
 @pytest.fixture(scope="module")
 def found(mix, happy, contrast, mix_text) -> SteeringEvaluation:
     sad = steer_with({"resid_post[1]": Add(-happy.direction())}, method="backwards")
-    out = steer_with({"resid_post[1]": ProjectOut.span(happy.direction())}, method="project-out")
+    turn = steer_with({"resid_post[1]": Rotate(happy.direction())}, method="rotate")
     return evaluate_steering(
         mix,
-        {"mean-difference": happy, "backwards": sad, "project-out": out},
+        {"mean-difference": happy, "backwards": sad, "rotate": turn},
         "sentiment=positive",
         doses=(0.1, 0.4),
         neutral=mix_text,
@@ -61,9 +61,9 @@ def test_doses_are_equal_and_dearer_doses_do_more(found, mix, happy, mix_text):
 
 
 def test_the_record_holds_methods_then_controls_by_place(found):
-    assert found.methods == ("mean-difference", "backwards", "project-out")
+    assert found.methods == ("mean-difference", "backwards", "rotate")
     kinds = ("random direction", "orthogonal direction", "shuffled labels")
-    wanted = [f"{kind} at {what}(resid_post[1])" for what in ("add", "project-out") for kind in kinds]
+    wanted = [f"{kind} at {what}(resid_post[1])" for what in ("add", "rotate") for kind in kinds]
     assert list(found.controls) == wanted
     assert set(found.draws) == {1, 2}
     assert len(set(found.places)) == 2
@@ -71,6 +71,18 @@ def test_the_record_holds_methods_then_controls_by_place(found):
     assert bool(over[3:].isnan().all()) and bool(over[:2].isfinite().all())
     assert found.measures[:3] == ("concept", "generated", "log odds") and len(found.measures) == 10
     assert any("AUC" in note for note in found.provenance.notes)
+
+
+def test_the_lead_is_over_the_controls_of_the_same_place(found):
+    effect = found.values[:, :, 0, 0]
+    for method, what in (("mean-difference", "add"), ("rotate", "rotate")):
+        row, place = found.conditions.index(method), f"{what}(resid_post[1])"
+        beside = [i for i, name in enumerate(found.conditions) if name in found.controls]
+        own = [i for i in beside if found.places[i] == place]
+        # as many draws of each kind: the mean of their means
+        wanted = effect[row] - effect[own].mean(0)
+        torch.testing.assert_close(found.over_controls[row, :, 0, 0], wanted, rtol=1e-6, atol=1e-6)
+        assert bool(wanted.isfinite().all()) and not torch.equal(effect[own].mean(0), effect[beside].mean(0))
 
 
 def test_shifts_are_from_the_unsteered_model_and_its_ends_hold_the_value(found):
