@@ -144,15 +144,19 @@ if TYPE_CHECKING:
     from interp.results import CoderHistory as CoderHistory
     from interp.results import CoderPareto as CoderPareto
     from interp.results import CoderProfile as CoderProfile
+    from interp.results import DoseCalibration as DoseCalibration
     from interp.results import EdgeScores as EdgeScores
     from interp.results import Faithfulness as Faithfulness
     from interp.results import FeatureRecovery as FeatureRecovery
     from interp.results import Graph as Graph
     from interp.results import LatentProfile as LatentProfile
+    from interp.results import OffTarget as OffTarget
     from interp.results import PatchScores as PatchScores
     from interp.results import Recovery as Recovery
     from interp.results import RecoveryTable as RecoveryTable
     from interp.results import SetScores as SetScores
+    from interp.results import SteeredText as SteeredText
+    from interp.results import SteeringEvaluation as SteeringEvaluation
     from interp.results import TokenScores as TokenScores
     from interp.steering import Steering as Steering
     from interp.steering import calibrate_dose as calibrate_dose
@@ -365,15 +369,19 @@ _EXPORTS = {
         "CoderHistory",
         "CoderPareto",
         "CoderProfile",
+        "DoseCalibration",
         "EdgeScores",
         "Faithfulness",
         "FeatureRecovery",
         "Graph",
         "LatentProfile",
+        "OffTarget",
         "PatchScores",
         "Recovery",
         "RecoveryTable",
         "SetScores",
+        "SteeredText",
+        "SteeringEvaluation",
         "TokenScores",
     ),
     "interp.steering": (

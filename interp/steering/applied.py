@@ -83,7 +83,7 @@ class Applied:
                 f"[{', '.join(map(str, read.shape))}]; give what model.generate returned in this block."
             )
         prompt = self._tracker.columns.prompt
-        real = Columns(prompt, 0, tokens.shape[1]).real
+        real = Columns(prompt, 0, tokens.shape[1]).real & ~self._after_end(tokens, prompt.n_columns)
         own = real.sum(1)
         strength = torch.full(real.shape, torch.nan)
         for row, shown in enumerate(real):
@@ -118,6 +118,15 @@ class Applied:
                 dtype=str(self.model.dtype).removeprefix("torch."),
             ),
         )
+
+    def _after_end(self, tokens: Tensor, n_prompt: int) -> Bool[Tensor, "batch total"]:
+        """Generated columns behind a row's first end of text, where generation only pads."""
+        end = getattr(self.model.tokenizer, "eos_token_id", None)
+        after = torch.zeros(tokens.shape, dtype=torch.bool)
+        if isinstance(end, int):
+            ended = (tokens[:, n_prompt:] == end).cumsum(1)
+            after[:, n_prompt + 1 :] = ended[:, :-1] > 0
+        return after
 
     def before_forward(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """A forward pre-hook for the model's module: follows tokens, and forgets the last prompts."""

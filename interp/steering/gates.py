@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -26,8 +27,9 @@ class Reading:
 
     def mean(self) -> Float[Tensor, "batch d"]:
         """Mean over the tokens that count."""
-        weight = self.chosen.to(self.values)[..., None]
-        return (self.values * weight).sum(1) / weight.sum(1).clamp(min=1)
+        # not a product with 0 and 1: padding may hold NaN
+        kept = torch.where(self.chosen[..., None], self.values, 0)
+        return kept.sum(1) / self.chosen.sum(1, keepdim=True).clamp(min=1)
 
 
 class Gate(ABC):

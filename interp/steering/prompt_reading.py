@@ -147,5 +147,5 @@ def _pool(
     value = value.float()
     if pool == "max":
         return torch.where(chosen[..., None], value, -torch.inf).amax(1)
-    weight = chosen.to(value)[..., None]
-    return (value * weight).sum(1) / weight.sum(1)
+    # not a product with 0 and 1: padding may hold NaN
+    return torch.where(chosen[..., None], value, 0).sum(1) / chosen.sum(1, keepdim=True)

@@ -13,7 +13,7 @@ from interp.steering.world import (
     parse_target,
     steerable_targets,
 )
-from interp.tasks.attributes import ATTRIBUTES, measure_attribute
+from interp.tasks.attributes import ATTRIBUTE_WORDS, ATTRIBUTES, measure_attribute
 from interp.tasks.grammar import parse_text
 from interp.tasks.sentences import STEERABLE, split_words
 
@@ -94,3 +94,12 @@ def test_bad_numbers():
             attributed_texts(**options)
     with pytest.raises(SteeringError, match="is no value of a steerable attribute"):
         attribute_prompts("tense", 1, held={"topic": "cars"})
+
+
+def test_words_of_a_pair_that_do_not_express_the_attribute_are_the_same():
+    said = ATTRIBUTE_WORDS["sentiment"]
+    for one, other in zip(*paired_prompts("sentiment=positive", 12, 5), strict=True):
+        pairs = list(zip(one.split(), other.split(), strict=True))
+        changed = [pair for pair in pairs if pair[0] != pair[1]]
+        assert len(changed) < len(pairs) / 2
+        assert all(a in said["positive"] and b in said["negative"] for a, b in changed), (one, other)
