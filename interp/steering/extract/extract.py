@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from interp.models.model import Model
@@ -57,6 +57,8 @@ def extract_steering(
 
     Raises :class:`SteeringError` for prompts, methods and sites from which nothing can be extracted.
     """
+    # both are read again where they are the neutral text, too
+    positive, negative = (list(one) if isinstance(one, Iterator) else one for one in (positive, negative))
     contrast = read_contrast(
         model, positive, negative, site, paired=paired, batch_size=batch_size, progress=progress
     )
