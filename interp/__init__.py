@@ -200,9 +200,12 @@ if TYPE_CHECKING:
     from interp.steering.monitor import load_detector as load_detector
     from interp.steering.monitor import load_guard as load_guard
     from interp.steering.monitor import watch as watch
+    from interp.steering.places import InstructionEnd as InstructionEnd
+    from interp.steering.places import TextPattern as TextPattern
     from interp.steering.search import WordOdds as WordOdds
     from interp.steering.search import compare_searches as compare_searches
     from interp.steering.search import search_steering as search_steering
+    from interp.steering.steering import steer_with as steer_with
     from interp.types import Site as Site
     from interp.types import parse_site as parse_site
     from interp.types import parse_sites as parse_sites
@@ -444,11 +447,16 @@ _EXPORTS = {
         "load_guard",
         "watch",
     ),
+    "interp.steering.places": (
+        "InstructionEnd",
+        "TextPattern",
+    ),
     "interp.steering.search": (
         "WordOdds",
         "compare_searches",
         "search_steering",
     ),
+    "interp.steering.steering": ("steer_with",),
     "interp.types": (
         "Site",
         "parse_site",

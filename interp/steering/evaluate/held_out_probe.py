@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from interp.coders.probing.logistic import Probe, fit_probe
@@ -18,6 +17,7 @@ from interp.models.model import Model
 from interp.steering.contrast import read_contrast
 from interp.steering.evaluate.instrument import acting
 from interp.steering.evaluate.tally import Tally
+from interp.steering.extract.detection import roc_area
 from interp.steering.steering import Steering
 from interp.types import SiteLike
 
@@ -53,9 +53,11 @@ class HeldOutProbe:
         answers = torch.arange(len(x)) < half[0]
         self.probe: Probe = fit_probe(x, answers, l2=1e-2, balanced=True)
         self.prompts = list(negative)[half[1] :]
-        self.auc = _auc(
-            self.probe.score(rows.positive[half[0] :]), self.probe.score(rows.negative[half[1] :])
-        )
+        judged = [
+            self.probe.score(side[n:]) for side, n in zip((rows.positive, rows.negative), half, strict=True)
+        ]
+        answers = torch.arange(sum(map(len, judged))) < len(judged[0])
+        self.auc = float(roc_area(torch.cat(judged)[:, None], answers)[0])
 
     def read(self, model: Model, steering: Steering | None, strength: float) -> Mapping[str, Tally]:
         """Log odds of every negative prompt."""
@@ -65,9 +67,3 @@ class HeldOutProbe:
             ).at(self.site)
         scores = self.probe.score(rows.positive)
         return {"log odds": Tally.of(scores, torch.ones(len(scores)))}
-
-
-def _auc(positive: Float[Tensor, " n"], negative: Float[Tensor, " m"]) -> float:
-    """Share of pairs in which the positive one scores higher; ties count half."""
-    gaps = positive[:, None] - negative[None]
-    return float((gaps > 0).double().mean() + 0.5 * (gaps == 0).double().mean())

@@ -7,7 +7,7 @@ import torch
 
 from interp.errors import SteeringError
 from interp.steering.contrast import read_contrast
-from interp.steering.evaluate.held_out_probe import HeldOutProbe, _auc
+from interp.steering.evaluate.held_out_probe import HeldOutProbe
 from interp.steering.operations import Add
 from interp.steering.steering import steer_with
 from interp.steering.world import contrast_prompts
@@ -40,8 +40,13 @@ def test_it_is_fitted_on_the_first_half(mix):
     )
 
 
-def test_auc_counts_pairs():
-    assert _auc(torch.tensor([2.0, 1.0]), torch.tensor([1.0, 0.0])) == 3.5 / 4
+def test_the_auc_counts_pairs_of_prompts_that_the_probe_was_not_fitted_on(mix):
+    probe = HeldOutProbe(mix, POSITIVE, NEGATIVE)
+    rows = read_contrast(mix, POSITIVE[12:], NEGATIVE[12:], probe.site).at(probe.site)
+    yes, no = (probe.probe.score(side).tolist() for side in (rows.positive, rows.negative))
+    assert len(yes) == len(no) == 12
+    pairs = [(a > b) + 0.5 * (a == b) for a in yes for b in no]
+    assert probe.auc == pytest.approx(sum(pairs) / len(pairs), abs=1e-9)
 
 
 def test_too_few_prompts(mix):
