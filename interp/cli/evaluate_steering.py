@@ -72,8 +72,9 @@ def run_evaluate_steering(
     from interp.cli.steering_inputs import check_file, check_source, draw_sides
 
     check_outputs([], json=json, csv=csv, report=report)
-    check_source(attribute, positive, negative)
+    check_source(attribute, positive, negative, judges=bool(load))
     methods, kinds = _check(method, controls)
+    _check_names(load or [])
     loaded = {path.stem: check_file(path) for path in load or ()}
     where = load_quietly(model, check_device(device), progress)
     sides = draw_sides(attribute, positive, negative, n_extract, seed)
@@ -104,6 +105,16 @@ def _check(method: list[str] | None, controls: str) -> tuple[tuple[str, ...], tu
             raise SteeringError(unknown_name("extraction method", name, (*DIRECTIONS, "all")))
     asked = [part.strip() for part in controls.split(",") if part.strip() not in ("", "none")]
     return methods, check_controls(asked)
+
+
+def _check_names(load: list[Path]) -> None:
+    """Files are told apart by name. Raises :class:`~interp.errors.SteeringError` where two have one."""
+    from interp.errors import SteeringError
+
+    stems = [path.stem for path in load]
+    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
+    if twice:
+        raise SteeringError(f"{twice[0]!r} names two files that --load gives; rename one.")
 
 
 def _evaluate(

@@ -61,6 +61,8 @@ def run_steer(
 
     if load is not None and (attribute or positive or negative):
         raise SteeringError("give --load, or what to extract from, not both.")
+    if load is not None:
+        _check_untouched(site, method, operation)
     check_source(attribute, positive, negative, loads=load is not None)
     if save is not None:
         if save.suffix != ".safetensors":
@@ -90,6 +92,22 @@ def _check(doses: list[float], method: str, loaded: Steering | None) -> None:
         raise SteeringError(f"a dose is a number of nats that is not 0; got {', '.join(map(str, doses))}.")
     if loaded is None and method not in DIRECTIONS:
         raise SteeringError(unknown_name("extraction method", method, DIRECTIONS))
+
+
+def _check_untouched(site: str | None, method: str, operation: str) -> None:
+    """A loaded steering has its own. Raises :class:`~interp.errors.SteeringError` for others."""
+    from interp.errors import SteeringError
+
+    asked = {
+        "--site": site is not None,
+        "--method": method != "mean-difference",
+        "--operation": operation != "add",
+    }
+    for option, given in asked.items():
+        if given:
+            raise SteeringError(
+                f"{option} is for an extraction; a loaded steering acts as it was saved. Leave out {option} or --load."
+            )
 
 
 def _extract(
@@ -128,11 +146,11 @@ def _extract(
 def _calibrated(
     model: Model, steering: Steering, neutral: Path | None, seed: int, doses: list[float], progress: bool
 ) -> Steering:
-    """As it is, or with a calibration where the file has none."""
+    """As it is, or with its dose measured on text that was given or where the file has no calibration."""
     from interp.cli.steering_inputs import read_lines
     from interp.steering import calibrate_dose
 
-    if steering.calibration is not None:
+    if steering.calibration is not None and neutral is None:
         return steering
     text = None if neutral is None else read_lines(neutral)
     most = max(1.0, 1.2 * max(map(abs, doses)))

@@ -42,9 +42,16 @@ class Sides:
 
 
 def check_source(
-    attribute: str | None, positive: Path | None, negative: Path | None, loads: bool = False
+    attribute: str | None,
+    positive: Path | None,
+    negative: Path | None,
+    loads: bool = False,
+    judges: bool = False,
 ) -> None:
-    """Refuse what can be refused before a model is loaded. Raises :class:`~interp.errors.SteeringError`."""
+    """Refuse what can be refused before a model is loaded. Raises :class:`~interp.errors.SteeringError`.
+
+    With ``loads`` a saved steering is enough; with ``judges`` there is one, and what it is judged by is missing.
+    """
     from interp.errors import SteeringError
     from interp.steering.world import parse_target
 
@@ -52,6 +59,10 @@ def check_source(
         raise SteeringError("prompts come in two files: give --positive and --negative.")
     if attribute is not None and positive is not None:
         raise SteeringError("give --attribute, or --positive and --negative, not both.")
+    if attribute is None and positive is None and judges:
+        raise SteeringError(
+            "say what to judge the steering by: --attribute sentiment=positive, or --positive FILE --negative FILE."
+        )
     if attribute is None and positive is None and not loads:
         raise SteeringError(
             "say what to steer to: --attribute sentiment=positive, --positive FILE --negative FILE, or --load FILE."

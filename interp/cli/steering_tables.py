@@ -40,8 +40,8 @@ def print_evaluation(console: Console, found: SteeringEvaluation, off_target: Of
                 f"{dose:g}",
                 _write(found.at(name, dose, effect)),
                 _write(found.at(name, dose, effect, "over_controls")),
-                *(f"{found.at(name, dose, measure).value:.2f}" for measure in more),
-                f"{found.at(name, dose, 'loss', 'shifts').value:+.3f}",
+                *(_number(found.at(name, dose, measure), ".2f") for measure in more),
+                _number(found.at(name, dose, "loss", "shifts"), "+.3f"),
             )
     console.print(table)
     lines = [f"not reached: {one}" for one in found.unreached] + list(found.provenance.notes)
@@ -53,6 +53,10 @@ def print_evaluation(console: Console, found: SteeringEvaluation, off_target: Of
 
 def _write(found: Estimate) -> str:
     return "-" if found.value != found.value else escape(str(found))
+
+
+def _number(found: Estimate, style: str) -> str:
+    return "-" if found.value != found.value else format(found.value, style)
 
 
 def write_evaluation(

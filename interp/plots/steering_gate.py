@@ -219,7 +219,8 @@ def plot_gated_effects(found: GatedEffects) -> go.Figure:
         if panel.number == 1:
             panel.legend, panel.legend_lines = "legend", len(SIDES)
     sheet.add_note(f"effect: {found.behaviour}")
-    sheet.add_note(f"strength {found.strength:.3g}")
+    if found.strength == found.strength:
+        sheet.add_note(f"strength {found.strength:.3g}")
     sheet.add_note(
         f"{found.act_effect.shape[1]} prompts to act on, {found.leave_effect.shape[1]} to leave alone; lines: "
         f"{found.confidence:.0%} bootstrap intervals over prompts"

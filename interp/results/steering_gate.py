@@ -137,6 +137,7 @@ class GatedEffects(Record):
     behaviour: str
     """What the effect is of: ``"log odds of formal words, nats"``."""
     strength: float
+    """Of all steerings; NaN where each has its own."""
     confidence: float
     provenance: Provenance
 

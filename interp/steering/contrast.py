@@ -98,7 +98,7 @@ class ContrastRows:
         for rows in (self.positive, self.negative):
             if order is None or not self.paired:
                 order = torch.randperm(len(rows), generator=generator)
-            n_test = round(test_share * len(rows))
+            n_test = round(test_share * len(rows)) if 0 < test_share < 1 else 0
             if not 0 < n_test < len(rows):
                 raise SteeringError(
                     f"{len(rows)} rows cannot be parted with a share of {test_share}; give more."
@@ -161,6 +161,8 @@ def read_contrast(
     """
     if pool not in get_args(Pool):
         raise SteeringError(unknown_name("pool", pool, get_args(Pool)))
+    if batch_size < 1:
+        raise SteeringError(f"batch_size is at least 1; got {batch_size}.")
     coders = dict(coders or {})
     wanted = [whole for site in parse_sites(sites) for whole in every_layer(model, site)]
     readers = plan_readers(wanted, coders)

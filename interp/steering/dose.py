@@ -140,8 +140,12 @@ def find_strength(
 
     For comparisons at equal dose, more exact than looking a calibration up; it is the smallest one where the KL rises
     with the strength. A negative dose is a negative strength. Raises :class:`SteeringError` where no strength
-    reaches it.
+    reaches it, for a dose that is not finite, and for a tolerance outside (0, 1).
     """
+    if not math.isfinite(dose) or not 0 < tolerance < 1:
+        raise SteeringError(
+            f"a dose is a finite number of nats, its tolerance a share in (0, 1); got {dose} and {tolerance}."
+        )
     if not dose:
         return 0.0
     sign, wanted = (-1.0 if dose < 0 else 1.0), abs(dose)

@@ -1,8 +1,8 @@
 """Measuring KL(unsteered || steered) on neutral text, in nats a token.
 
-The mean is over the tokens from the first steered one of a row on. A steering of generated tokens only (``@gen``)
-is measured on text whose first quarter is the prompt and whose rest counts as generated. Gates are left out: a
-dose is that of a prompt that is steered in full.
+The mean is over the tokens from the first steered one of a row on. A steering that names generated tokens (``@gen``)
+in some step is measured on text whose first quarter is the prompt and whose rest counts as generated. Gates are left
+out: a dose is that of a prompt that is steered in full.
 """
 
 from __future__ import annotations
@@ -65,6 +65,8 @@ class KLMeter:
     def __init__(
         self, model: Model, steering: Steering, text: NeutralText, *, batch_size: int = BATCH
     ) -> None:
+        if batch_size < 1:
+            raise SteeringError(f"batch_size is at least 1; got {batch_size}.")
         self.model, self.steering, self.text = model, steering.gated(None), text
         self.batch_size = batch_size
         n_tokens = sum(map(len, text.rows))
@@ -168,16 +170,16 @@ def steered_rows(model: Model, steering: Steering, text: NeutralText, n: int) ->
 def as_continued(
     model: Model, steering: Steering, tokens: Int[Tensor, "batch pos"]
 ) -> AbstractContextManager[None]:
-    """Take three quarters of the rows as generated where the steering acts on generated tokens only."""
-    if model.generating_from is not None or not acts_on_generated_only(steering):
+    """Take three quarters of the rows as generated where a step of the steering names generated tokens."""
+    if model.generating_from is not None or not names_generated(steering):
         return nullcontext()
     n_prompt = max(1, tokens.shape[1] // 4)
     return model.continuing(Prompt.from_mask(len(tokens), n_prompt, None))
 
 
-def acts_on_generated_only(steering: Steering) -> bool:
-    """Whether no step acts within a prompt."""
-    return all(step.site.positions == (GENERATED,) for step in steering.steps)
+def names_generated(steering: Steering) -> bool:
+    """Whether some step names generated tokens, of which a whole prompt has none."""
+    return any(GENERATED in (step.site.positions or ()) for step in steering.steps)
 
 
 def _check_place(step: Step) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
@@ -30,7 +31,10 @@ Strength = float | Sequence[float] | Float[Tensor, " batch"]
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One operation at one site. Raises :class:`SteeringError` for a site that is not one layer's activation."""
+    """One operation at one site.
+
+    Raises :class:`SteeringError` for a site that is not one layer's activation, and a weight that is not finite.
+    """
 
     site: Site
     """With one layer; its positions and rows bound where it acts (every token without any)."""
@@ -46,6 +50,8 @@ class Step:
 
     def __post_init__(self) -> None:
         site = self.site
+        if not math.isfinite(self.weight):
+            raise SteeringError(f"a step's weight is a finite number; got {self.weight} at {site}.")
         if site.component in PATTERN_COMPONENTS or site.latents is not None:
             raise SteeringError(f"steering acts on vectors of tokens; {site} is none. Take resid_post, z ...")
         if site.layer is None and site.component != "embed":
@@ -89,6 +95,7 @@ class Steering:
     provenance: Provenance | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", tuple(self.steps))
         if not self.steps:
             raise SteeringError("a steering needs at least one step; got none.")
 
@@ -161,8 +168,14 @@ class Steering:
     def gated(self, gate: Gate | None) -> Steering:
         """The same under a gate, each step with a channel of its own if the gate has several.
 
-        The calibration stays: a dose is that of a prompt that is steered in full.
+        The calibration stays: a dose is that of a prompt that is steered in full. Raises :class:`SteeringError` for a
+        gate of several channels that are not as many as the steps.
         """
+        # fewer channels than steps are refused by the first step without one
+        if gate is not None and gate.n_channels > len(self.steps):
+            raise SteeringError(
+                f"the gate has {gate.n_channels} channels for {len(self.steps)} steps; it has one, or one for each."
+            )
         steps = tuple(
             replace(step, gate=gate, channel=number if gate is not None and gate.n_channels > 1 else 0)
             for number, step in enumerate(self.steps)
@@ -172,14 +185,20 @@ class Steering:
     def weighted(self, weights: Sequence[float] | Mapping[int, float]) -> Steering:
         """The same with a weight for every step, or for those in certain layers; to be calibrated anew.
 
+        A step at ``embed`` is in no layer.
+
         Raises :class:`SteeringError` for a number of weights that is not the number of steps, and for a layer
         in which there is no step.
         """
         if isinstance(weights, Mapping):
-            strangers = sorted(set(weights) - {step.site.layer for step in self.steps})
+            layers = {step.site.layer for step in self.steps} - {None}
+            strangers = [layer for layer in weights if layer not in layers]
             if strangers:
                 raise SteeringError(f"weights are given for layers {strangers}, where no step acts.")
-            listed = [weights.get(step.site.layer or 0, step.weight) for step in self.steps]
+            listed = [
+                step.weight if step.site.layer is None else weights.get(step.site.layer, step.weight)
+                for step in self.steps
+            ]
         else:
             listed = list(weights)
         if len(listed) != len(self.steps):

@@ -38,10 +38,15 @@ def attribute_prompts(
 ) -> dict[str, list[str]]:
     """``n`` texts for each value of a steerable attribute, whose every sentence has that value.
 
-    Texts have the first ``sentences`` sentences of a document (``None``: all); the other attributes are drawn
-    at random, or ``held`` at given values. Raises :class:`SteeringError` for an unknown attribute or value.
+    Texts have the first ``sentences`` sentences of a document, fewer where it has fewer (``None``: all); the other
+    attributes are drawn at random, or ``held`` at given values. Raises :class:`SteeringError` for an unknown attribute
+    or value, the attribute itself ``held``, and less than one text of one sentence.
     """
     _check_steerable(attribute, held)
+    if n < 1 or (sentences is not None and sentences < 1):
+        raise SteeringError(f"give at least one text of one sentence; got n={n}, sentences={sentences}.")
+    if attribute in (held or {}):
+        raise SteeringError(f"{attribute} takes each of its values; only other attributes can be held.")
     found: dict[str, list[str]] = {value: [] for value in ATTRIBUTES[attribute]}
     for document in generate_documents(10**9, seed, split, kinds=["attributes"]):
         kept = document.sentences[:sentences]
@@ -50,7 +55,7 @@ def attribute_prompts(
         fits = all(s.attributes[name] == wanted for s in kept for name, wanted in (held or {}).items())
         if same and fits and len(found[value]) < n:
             found[value].append(" ".join(word for sentence in kept for word in sentence.words))
-        if all(len(texts) == n for texts in found.values()):
+        if all(len(texts) >= n for texts in found.values()):
             return found
     raise AssertionError("documents are endless")
 

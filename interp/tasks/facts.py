@@ -116,11 +116,16 @@ def answer_of(person: Person, relation: str) -> str:
 def list_facts(
     asked: Iterable[Person], *, stranger: bool = False, relations: Sequence[str] = tuple(RELATIONS)
 ) -> list[Fact]:
-    """Every question about people, relation after relation.
+    """Every question about people, relation after relation. Raises :class:`TaskError` for an unknown relation.
 
     >>> list_facts(people("known"))[0].prompt.split()[:4]
     ['the', 'city', 'of', 'our']
     """
+    if isinstance(relations, str):
+        raise TaskError(f"relations are a list of names; got the text {relations!r}.")
+    for relation in relations:
+        if relation not in RELATIONS:
+            raise TaskError(unknown_name("relation", relation, RELATIONS))
     persons = tuple(asked)
     return [Fact(person, relation, stranger) for relation in relations for person in persons]
 
@@ -130,7 +135,10 @@ def generate_facts(seed: int, passing: float = 0.3, strangers: float = 0.2) -> I
 
     A share is of ``passing`` people, with an answer drawn anew every time, and a share of ``strangers`` with the names
     of known or passing people; the rest is of known people. Pairs of names of unseen people never appear.
+    Raises :class:`TaskError` at the first fact for shares below 0 or above 1 together.
     """
+    if not (passing >= 0 and strangers >= 0 and passing + strangers <= 1):
+        raise TaskError(f"shares are 0 or more and at most 1 together; got {passing} and {strangers}.")
     rng = Random(f"facts/{seed}")
     relations = list(RELATIONS)
     while True:

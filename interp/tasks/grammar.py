@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from types import MappingProxyType
 
+from interp.errors import TaskError
 from interp.tasks.attributes import ATTRIBUTES
 from interp.tasks.sentences import split_words, template_parts
 from interp.tasks.slot_agreement import Fills, fills_agree
@@ -115,7 +116,12 @@ def is_legal(words: str | Sequence[str]) -> bool:
 
 
 def legal_share(texts: Iterable[str | Sequence[str]]) -> float:
-    """Share of legal sentences among the complete sentences of all texts; NaN where there are none."""
+    """Share of legal sentences among the complete sentences of all texts; NaN where there are none.
+
+    Raises :class:`TaskError` for one text, whose letters are no texts.
+    """
+    if isinstance(texts, str):
+        raise TaskError("legal_share takes several texts; got one: give [text].")
     legal = [part.sentence is not None for text in texts for part in parse_text(text) if part.complete]
     return sum(legal) / len(legal) if legal else float("nan")
 

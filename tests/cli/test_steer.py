@@ -116,3 +116,42 @@ def test_refusals(refuse, sides, tmp_path):
     assert "four lines each way" in refuse(
         "evaluate-steering", "--positive", "short.txt", "--negative", "n.txt", "--no-progress"
     )
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A steering in a file."""
+    positive, negative = contrast_prompts("sentiment=positive", 8, 1)
+    steering = interp.extract_steering(
+        interp.load_model("mix-4l"), positive, negative, "resid_post[1]", max_dose=0.5
+    )
+    return steering.save(tmp_path / "v.safetensors")
+
+
+def test_a_loaded_steering_is_not_extracted_again(refuse, run, saved, tmp_path):
+    for option in (("--site", "resid_post[3]"), ("--operation", "rotate"), ("--method", "logistic")):
+        message = refuse("steer", "--load", "v.safetensors", *option)
+        assert option[0] in message and "as it was saved" in message
+    (tmp_path / "neutral.txt").write_text("The baker fried the soup at the kitchen .\n")
+    command = ("steer", "--load", "v.safetensors", "--neutral", "neutral.txt", "--dose", 0.1, "--tokens", 2)
+    result = run(*command, "--no-progress")
+    assert result.exit_code == 0, result.output
+    assert "(1 rows" in result.stdout  # its dose is measured anew, on this text
+
+
+def test_evaluate_says_what_a_loaded_steering_lacks(refuse, saved, tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "v.safetensors").write_bytes(saved.read_bytes())
+    message = refuse("evaluate-steering", "--load", "v.safetensors")
+    assert "judge" in message and "or --load" not in message
+    files = ("--load", "v.safetensors", "--load", "a/v.safetensors")
+    assert "two files" in refuse("evaluate-steering", "--attribute", "sentiment=positive", *files)
+
+
+def test_a_dose_that_is_not_reached_is_a_dash(run):
+    result = run(
+        "evaluate-steering", "--attribute", "tense=past", "--operation", "project-out", "--controls", "none",
+        "--n", 8, "--n-extract", 16, "--dose", 3, "--no-progress", "--no-off-target",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "not reached" in result.stdout and "nan" not in result.stdout

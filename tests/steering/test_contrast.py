@@ -82,8 +82,9 @@ def test_a_split_parts_every_row_once(paired: bool):
     if paired:
         both = rows_of(torch.cat([train.differences(), test.differences()]))
         assert sorted(both) == sorted(rows_of(rows.differences()))
-    with pytest.raises(SteeringError, match=r"8 rows cannot be parted with a share of 0\.01"):
-        rows.split(0.01)
+    for share in (0.01, float("nan")):
+        with pytest.raises(SteeringError, match=f"8 rows cannot be parted with a share of {share}"):
+            rows.split(share)
 
 
 @pytest.mark.parametrize(
@@ -156,3 +157,9 @@ def test_prompts_and_sites_that_cannot_be_read(model):
         read_contrast(model, POSITIVE, NEGATIVE, "resid_post[0]@5:7")
     with pytest.raises(SteeringError, match=r"resid_post\[1\] was not read"):
         read_contrast(model, POSITIVE, NEGATIVE, "resid_post[0]").at("resid_post[1]")
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_batches_have_a_row(model, size):
+    with pytest.raises(SteeringError, match="batch_size is at least 1"):
+        read_contrast(model, POSITIVE, NEGATIVE, "resid_post[0]", batch_size=size)

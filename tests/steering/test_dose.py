@@ -101,9 +101,17 @@ def test_rows_too_short_for_a_step_count_for_nothing(model, text):
 def test_generated_tokens_are_the_last_three_quarters(model, text):
     found = measure_kl(model, adding("resid_post[0]@gen"), [1.0], text)
     assert found.count.tolist() == [5 - 1, 9 - 2, 9 - 2, 5 - 1, 12 - 3]
+    # -1 is the last token of the prompt, the first quarter; generated tokens count where they are one of several places
+    with_last = [5, 9 - 1, 9 - 1, 5, 12 - 2]
     mixed = measure_kl(model, adding("resid_post[0]@gen,-1"), [1.0], text)
-    # within a prompt -1 is its last token, and nothing is generated
-    assert mixed.count.tolist() == [1] * 5
+    assert mixed.count.tolist() == with_last
+    two_steps = measure_kl(model, adding("resid_post[0]@-1") + adding("resid_post[0]@gen"), [1.0], text)
+    assert two_steps.count.tolist() == with_last
+    torch.testing.assert_close(two_steps.total, mixed.total)
+    everywhere = measure_kl(model, adding() + adding("resid_post[0]@gen", 1), [1.0], text)
+    assert float(everywhere.total.sum()) != pytest.approx(
+        float(measure_kl(model, adding(), [1.0], text).total.sum())
+    )
 
 
 def test_a_pattern_counts_from_its_first_match_without_a_warning(model, text):
@@ -297,6 +305,18 @@ BAD = [
 def test_bad_numbers(model, text, options, message: str):
     with pytest.raises(SteeringError, match=message):
         calibrate_dose(model, adding(), text, **options)
+
+
+@pytest.mark.parametrize("dose, tolerance", [(math.nan, 0.01), (math.inf, 0.01), (0.1, 0.0), (0.1, math.nan)])
+def test_doses_and_tolerances_are_numbers(model, text, dose, tolerance):
+    with pytest.raises(SteeringError, match="finite number of nats"):
+        find_strength(model, adding(), dose, text, tolerance=tolerance)
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_batches_have_a_row(model, text, size):
+    with pytest.raises(SteeringError, match="batch_size is at least 1"):
+        measure_kl(model, adding(), [1.0], text, batch_size=size)
 
 
 def test_places_that_neutral_text_does_not_have(model, text):

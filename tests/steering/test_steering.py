@@ -94,6 +94,9 @@ def test_changes_of_what_acts_forget_the_dose_and_a_gate_does_not(model, pair):
     assert gated.strength_for(0.05) == dosed.strength_for(0.05)
     assert all(step.gate is gated.steps[0].gate for step in gated.steps)
     assert all(step.gate is None for step in gated.gated(None).steps)
+    for channels in (3, 4):
+        with pytest.raises(SteeringError, match=f"{channels} channels .* 2 steps"):
+            dosed.gated(MeanGate("resid_pre[0]", channels=channels))
 
 
 def test_places_are_named(pair):
@@ -120,3 +123,16 @@ def test_sites_that_are_no_vector_of_one_layer_are_refused():
             Step(site, Add(ONE))
     with pytest.raises(SteeringError, match="at least one step"):
         interp.Steering(())
+
+
+def test_weights_of_layers_leave_the_embedding_alone():
+    both = steer_with({"embed": Add(ONE), "resid_post[0]": Add(TWO)})
+    assert [step.weight for step in both.weighted({0: 0.5}).steps] == [1.0, 0.5]
+    with pytest.raises(SteeringError, match=r"layers \[None\]"):
+        both.weighted({None: 0.5})
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf")])
+def test_weights_are_finite(pair, weight):
+    with pytest.raises(SteeringError, match="weight is a finite number"):
+        pair.weighted([1.0, weight])

@@ -92,6 +92,11 @@ def test_bad_numbers():
     for options in (dict(n=0), dict(n=1, sentences=0), dict(n=1, sentences=6)):
         with pytest.raises(SteeringError, match="at least one text"):
             attributed_texts(**options)
+    for options in (dict(n=0), dict(n=-1), dict(n=1, sentences=0), dict(n=1, sentences=-1)):
+        with pytest.raises(SteeringError, match="at least one text"):
+            attribute_prompts("tense", **options)
+    with pytest.raises(SteeringError, match="only other attributes can be held"):
+        attribute_prompts("tense", 1, held={"tense": "past"})
     with pytest.raises(SteeringError, match="is no value of a steerable attribute"):
         attribute_prompts("tense", 1, held={"topic": "cars"})
 

@@ -89,3 +89,10 @@ def test_unknown_names_are_refused():
         people("know")
     with pytest.raises(TaskError, match="relation"):
         answer_of(Person("Mary", "Brown"), "hobby")
+    with pytest.raises(TaskError, match="relation 'hobby'"):
+        list_facts(people("known"), relations=["hobby"])
+    with pytest.raises(TaskError, match="a list of names"):
+        list_facts(people("known"), relations="city")
+    for shares in ((-0.1, 0.2), (0.9, 0.2), (float("nan"), 0.2)):
+        with pytest.raises(TaskError, match="at most 1 together"):
+            next(generate_facts(0, *shares))

@@ -7,6 +7,7 @@ from random import Random
 
 import pytest
 
+from interp.errors import TaskError
 from interp.tasks.grammar import is_legal, legal_share, parse_sentence, parse_text
 from interp.tasks.sentences import DRAW, STEERABLE
 from interp.tasks.slots import SLOTS, phrases_for, texts_of
@@ -172,6 +173,8 @@ def test_a_text_is_taken_apart_at_special_tokens_stops_and_where_it_is_cut() -> 
     assert [part.complete for part in parts] == [True, True, False, True]
     assert legal_share([text]) == pytest.approx(2 / 3)
     assert math.isnan(legal_share(["It is a joy"])) and math.isnan(legal_share([]))
+    with pytest.raises(TaskError, match=r"give \[text\]"):
+        legal_share(text)
     assert not is_legal(text)
 
 

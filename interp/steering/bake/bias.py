@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -49,6 +50,8 @@ def bake_bias(
         )
     found = steering.strength_for(dose) if dose is not None else strength
     amount = float(found) if found is not None else 0.0
+    if not math.isfinite(amount):
+        raise SteeringError(f"the strength is finite; got {amount}.")
     for step in steering.steps:
         _check_step(model, step)
     draft = WeightDraft(model, untie=untie and any(_is_first(step.site, model) for step in steering.steps))

@@ -11,6 +11,7 @@ by the loss.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -63,7 +64,12 @@ class CasalConfig:
             raise SteeringError(unknown_name("submodule", self.submodule, get_args(Submodule)))
         if self.known not in ("keep", "away"):
             raise SteeringError(unknown_name("target of known prompts", self.known, ("keep", "away")))
-        if self.steps < 1 or self.batch_size < 2 or not self.learning_rate > 0 or self.layer < 0:
+        if not math.isfinite(self.amount) or not self.amount:
+            raise SteeringError(
+                f"the amount is finite and not 0, which would move nothing; got {self.amount}."
+            )
+        rate = self.learning_rate
+        if self.steps < 1 or self.batch_size < 2 or not 0 < rate < math.inf or self.layer < 0:
             raise SteeringError(
                 "layer must be 0 or more, steps at least 1, batch size at least 2 and learning rate above 0; got "
                 f"{self.layer}, {self.steps}, {self.batch_size} and {self.learning_rate}."
@@ -95,7 +101,7 @@ def fit_casal(
     after (``"before"`` is what it costs to do nothing), of known and unknown prompts apart.
 
     Raises :class:`SteeringError` for a layer or part that the model does not have, a vector of another size or
-    that is zero, and an empty side.
+    that is zero, an empty side, and training that runs away.
     """
     _check(model, vector, config)
     parameters = _parts(model, config)
@@ -115,6 +121,8 @@ def fit_casal(
         before = [_measure(model, side, config) for side in sides]
         _train(model, owners, sides, config, progress)
         after = [_measure(model, side, config) for side in sides]
+        if not all(map(math.isfinite, after)):
+            raise SteeringError("the distance to the targets is not finite; take a smaller learning rate.")
         draft = WeightDraft(model)
         with torch.no_grad():
             for owner in owners:

@@ -41,6 +41,8 @@ def compare_baked(
     :meth:`BakeReport.join`. Raises :class:`SteeringError` for weights made from another model.
     """
     begun = time.perf_counter()
+    if not 0 < confidence < 1:
+        raise SteeringError(f"confidence lies between 0 and 1; got {confidence}.")
     if digest_weights(model) != baked.model_digest:
         raise SteeringError(f"{baked!r} was made from other weights than {model.name!r} has now.")
     rows = read_neutral(model, text, n=n, seed=seed)

@@ -69,6 +69,8 @@ def split_by_knowledge(
     """
     from tqdm.auto import tqdm
 
+    if isinstance(prompts, str) or isinstance(answers, str):
+        raise SteeringError("give lists of prompts and answers; got one text.")
     if not prompts or len(prompts) != len(answers) or not all(answers):
         raise SteeringError(f"give prompts and an answer for each; got {len(prompts)} and {len(answers)}.")
     if n_samples < 1 or not temperature > 0 or not 0 <= unknown_at < known_at <= 1:

@@ -8,6 +8,7 @@ Signs of singular vectors are arbitrary, so components are ranked by the size of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 import torch
@@ -56,6 +57,8 @@ def edit_spectrum(
         )
     if not 1 <= k <= min(traits.d_model, traits.d_vocab):
         raise SteeringError(f"k must lie in 1..{min(traits.d_model, traits.d_vocab)}; got {k}.")
+    if not math.isfinite(scale):
+        raise SteeringError(f"the scale is finite; got {scale}.")
     if traits.tied_embeddings and not untie:
         raise SteeringError(
             f"{model.name!r} unembeds with its table of tokens, which would change too; pass untie=True to part them."

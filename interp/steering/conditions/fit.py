@@ -75,6 +75,7 @@ def fit_condition(
     Raises :class:`SteeringError` for too few prompts, and for sites that no gate can read.
     """
     begun = time.perf_counter()
+    _check_confidence(confidence)
     wanted = [read_site(whole) for site in parse_sites(sites) for whole in _layers(model, site)]
     parts = [
         _part(read_rows(model, side), seed, name) for name, side in (("yes", yes_prompts), ("no", no_prompts))
@@ -100,9 +101,13 @@ def fit_condition(
     )
     n, how = len(yes_test) + len(no_test), f"{method}, {pooling} {similarity}"
     provenance = _provenance(model, n, seed, how, time.perf_counter() - begun)
-    target = "best F1" if fpr is None else f"false-positive rate {fpr:g}"
-    report = _report(wanted, scores, best, threshold, target, confidence, provenance)
+    report = _report(wanted, scores, best, threshold, fpr, confidence, provenance)
     return FittedCondition(conditions[best].at_threshold(threshold), report)
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise SteeringError(f"confidence lies between 0 and 1; got {confidence}.")
 
 
 def _provenance(model: Model, n: int, seed: int, method: str, seconds: float) -> Provenance:
@@ -125,7 +130,7 @@ def _report(
     scores: Sequence[Float[Tensor, "site _"]],
     chosen: int,
     threshold: float,
-    target: str,
+    fpr: float | None,
     confidence: float,
     provenance: Provenance,
 ) -> ConditionReport:
@@ -140,7 +145,7 @@ def _report(
         auc=by_site[chosen],
         tpr=rate_above(yes[chosen], threshold, confidence),
         fpr=rate_above(no[chosen], threshold, confidence),
-        target=target,
+        target="best F1" if fpr is None else f"false-positive rate {fpr:g}",
         sites=tuple(map(str, sites)),
         chosen=chosen,
         site_auc=torch.tensor([[e.value, e.low, e.high] for e in by_site]),

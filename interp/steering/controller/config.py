@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -44,7 +45,7 @@ class ControllerConfig:
                 f"{self.batch_size}."
             )
         weights = (self.weight_decay, self.leave_weight, self.budget_weight, self.label_weight)
-        if not self.learning_rate > 0 or min(weights) < 0:
+        if not 0 < self.learning_rate < math.inf or not all(0 <= one < math.inf for one in weights):
             raise SteeringError(
                 "the learning rate is above 0, weight decay and weights of the loss at least 0; got "
                 f"{self.learning_rate} and {', '.join(map(str, weights))}."

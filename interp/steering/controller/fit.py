@@ -215,9 +215,17 @@ def _train(
             act, leave = (_draw(n, half, generator) for n in sizes)
             with torch.enable_grad():
                 found = loss(controller, act, leave)
+            if not bool(torch.isfinite(found.loss)):
+                raise SteeringError(
+                    f"the loss is {float(found.loss)} at step {step}; take a smaller learning rate or strength."
+                )
             for p, gradient in zip(learned, torch.autograd.grad(found.loss, learned), strict=True):
                 p.grad = gradient
             optimiser.step()
+            if not all(bool(torch.isfinite(p).all()) for p in learned):
+                raise SteeringError(
+                    f"the controller is not finite after step {step}; take a smaller learning rate."
+                )
             whole = controller.detached()
             seen.append(found.detached())
     except KeyboardInterrupt as error:

@@ -23,8 +23,9 @@ def sample_continuations(
 ) -> Int[Tensor, "prompt n_tokens"]:
     """New tokens at temperature 1, by the Gumbel trick: noise of ``seed`` on the logits, then the largest.
 
-    The noise of a prompt is the same whatever acts in the model, so that differences are the steering's. Nothing
-    of torch's own random state is used. Rows that end early are filled up with the padding token.
+    The noise of a prompt is the same whatever acts in the model, so that differences are the steering's; it is of
+    its place in a batch, and so another one at another ``batch_size``. Nothing of torch's own random state is
+    used. Rows that end early are filled up with the padding token.
     """
     found = []
     for number, start in enumerate(range(0, len(prompts), batch_size)):

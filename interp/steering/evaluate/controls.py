@@ -29,8 +29,8 @@ CONTROLS: Mapping[str, str] = {
 def random_controls(steering: Steering, n: int, seed: int = 0) -> list[Steering]:
     """``n`` steerings at the same places with random directions, Gaussian, as long as its own.
 
-    Adding, clamping, rotating and projecting out keep their kind, set neurons become other neurons, and maps
-    become added directions.
+    Adding, clamping, rotating and projecting out keep their kind, set neurons become neurons drawn from all,
+    and maps become added directions.
     """
     return [_drawn(steering, "random", _draw(seed, number), {}) for number in range(n)]
 
@@ -70,7 +70,7 @@ def shuffled_controls(
                 )
             if place not in shuffled:
                 shuffled[place] = rows[place].shuffled(generator).mean_difference
-            length = direction_of(step.operation).norm()
+            length = float(direction_of(step.operation).norm())
             vector = shuffled[place] * (length / shuffled[place].norm())
             steps.append(replace(step, operation=_along(step.operation, vector)))
         found.append(replace(steering, steps=tuple(steps), method="shuffled", calibration=None))

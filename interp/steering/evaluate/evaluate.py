@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -11,7 +12,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.errors import SteeringError
-from interp.models.digest import digest_weights
 from interp.models.model import Model
 from interp.models.text_data import Prompts
 from interp.results.provenance import Provenance
@@ -21,7 +21,13 @@ from interp.steering.evaluate.continuation import WrittenWords
 from interp.steering.evaluate.forced import ConceptWords
 from interp.steering.evaluate.held_out_probe import HeldOutProbe
 from interp.steering.evaluate.instrument import Instrument
-from interp.steering.evaluate.places import Condition, check_controls, list_conditions, world_rows
+from interp.steering.evaluate.places import (
+    Condition,
+    check_controls,
+    check_steerings,
+    list_conditions,
+    world_rows,
+)
 from interp.steering.evaluate.side_effects import NeutralSideEffects
 from interp.steering.evaluate.strengths import equal_strengths
 from interp.steering.evaluate.tally import Bootstrap, Ends, Tally
@@ -69,9 +75,9 @@ def evaluate_steering(
     the provenance. Intervals are bootstrap, over prompts and over draws of controls.
 
     Raises :class:`SteeringError` without steerings or anything to judge by, for doses not above 0 or given twice,
-    a steering of other weights, and sides that are too small.
+    a steering or a contrast of other weights, steps on generated tokens only, and sides that are too small.
     """
-    _check(model, steerings, doses, draws, n)
+    _check(model, steerings, doses, contrast, draws, n)
     kinds, begun = check_controls(controls), time.perf_counter()
     bootstrap = Bootstrap(confidence, seed)
     text = read_neutral(model, neutral, n=max(8, n // 2), seed=seed)
@@ -108,20 +114,24 @@ def _provenance(model: Model, target: str | None, seed: int, notes: tuple[str, .
 
 
 def _check(
-    model: Model, steerings: Mapping[str, Steering], doses: Sequence[float], draws: int, n: int
+    model: Model,
+    steerings: Mapping[str, Steering],
+    doses: Sequence[float],
+    contrast: Contrast | None,
+    draws: int,
+    n: int,
 ) -> None:
     if not steerings:
         raise SteeringError("there is no steering to evaluate; give at least one by name.")
-    if not doses or min(doses) <= 0 or len(set(doses)) < len(doses):
+    if not doses or not all(0 < dose < math.inf for dose in doses) or len(set(doses)) < len(doses):
         raise SteeringError(f"doses are nats above 0, each once; got {list(doses)}.")
     if draws < 1 or n < 4:
         raise SteeringError(f"draws is at least 1 and n at least 4; got {draws} and {n}.")
-    here = digest_weights(model)
-    for name, one in steerings.items():
-        if one.model_digest not in (None, here):
-            raise SteeringError(
-                f"{name!r} was made for weights {one.model_digest}; model {model.name!r} has {here}."
-            )
+    here = check_steerings(model, steerings)
+    if contrast is not None and contrast.model_digest != here:
+        raise SteeringError(
+            f"the contrast was read from weights {contrast.model_digest}; model {model.name!r} has {here}."
+        )
 
 
 def _instruments(

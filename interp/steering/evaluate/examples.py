@@ -25,19 +25,20 @@ def write_examples(
     """Greedy continuations of each prompt at every dose, in one batch: the first prompt's doses, then the next's.
 
     ``strengths`` are those of ``doses``, as :func:`interp.steering.evaluate.strengths.equal_strengths` finds them;
-    0 is unsteered. Raises :class:`SteeringError` without prompts or doses, and for a dose without a strength.
+    0 is unsteered. Raises :class:`SteeringError` without prompts or doses, for a dose without a strength, and a model
+    of other weights.
     """
-    if not prompts or not doses or len(doses) != len(strengths):
+    if isinstance(prompts, str) or not prompts or not doses or len(doses) != len(strengths):
         raise SteeringError(
             f"examples need prompts, doses and a strength for each dose; got {len(prompts)}, {len(doses)} and "
-            f"{len(strengths)}."
+            f"{len(strengths)}{' (one text for prompts)' if isinstance(prompts, str) else ''}."
         )
     missing = [f"{dose:g}" for dose, one in zip(doses, strengths, strict=True) if one != one]
     if missing:
         raise SteeringError(f"no strength reaches {', '.join(missing)} nats; leave these doses out.")
     rows = [prompt for prompt in prompts for _ in doses]
     tokens, mask = model.to_padded_tokens(rows, padding_side="left")
-    with steering.apply(model, strength=list(strengths) * len(prompts), any_model=True) as applied:
+    with steering.apply(model, strength=list(strengths) * len(prompts)) as applied:
         written = model.generate(tokens, new_tokens, mask)
         found = applied.text(written)
     return replace(

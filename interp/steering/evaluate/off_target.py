@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +16,7 @@ from interp.results.provenance import Provenance
 from interp.steering.evaluate.controls import random_controls
 from interp.steering.evaluate.evaluate import HELD_OUT
 from interp.steering.evaluate.forced import ExpectedWords
-from interp.steering.evaluate.places import describe_place
+from interp.steering.evaluate.places import check_steerings, describe_place
 from interp.steering.evaluate.strengths import equal_strengths
 from interp.steering.evaluate.tally import Bootstrap, Tally
 from interp.steering.neutral import NeutralText, read_neutral
@@ -42,15 +43,16 @@ def measure_off_target(
     target. ``draws`` random directions at each place stand below them, as their mean. Intervals are bootstrap
     over texts and draws. For models of the generated world.
 
-    Raises :class:`SteeringError` without steerings, for a dose not above 0, and for a model that does not read
-    the generated world.
+    Raises :class:`SteeringError` without steerings, for a dose not above 0, a steering of other weights, steps on
+    generated tokens only, and for a model that does not read the generated world.
     """
     from tqdm.auto import tqdm
 
-    if not steerings or not dose > 0 or draws < 1:
+    if not steerings or not 0 < dose < math.inf or draws < 1:
         raise SteeringError(
             f"give at least one steering, a dose above 0 and one draw or more; got {len(steerings)}, {dose}, {draws}."
         )
+    check_steerings(model, steerings)
     begun = time.perf_counter()
     text = read_neutral(model, neutral, n=32, seed=seed)
     words = ExpectedWords(model, attributed_texts(n, HELD_OUT + seed), 2 * batch_size)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from interp.errors import SteeringError, unknown_name
+from interp.models.digest import digest_weights
 from interp.models.model import Model
 from interp.steering.contrast import ContrastRows, read_contrast
 from interp.steering.evaluate.controls import (
@@ -17,7 +18,7 @@ from interp.steering.evaluate.controls import (
 )
 from interp.steering.steering import Steering, place_of
 from interp.steering.world import contrast_prompts
-from interp.types import Site
+from interp.types import GENERATED, Site
 
 _WORLD_CONTRAST = 128
 """Prompts a side that labels are shuffled of, where none are given."""
@@ -111,6 +112,26 @@ def check_controls(kinds: Sequence[str]) -> tuple[str, ...]:
         if kind not in CONTROLS:
             raise SteeringError(unknown_name("kind of control", kind, CONTROLS))
     return tuple(dict.fromkeys(kinds))
+
+
+def check_steerings(model: Model, steerings: Mapping[str, Steering]) -> str:
+    """The digest of the model's weights.
+
+    Raises :class:`SteeringError` for a steering of other weights, and one with steps on generated tokens only.
+    """
+    here = digest_weights(model)
+    for name, one in steerings.items():
+        if one.model_digest not in (None, here):
+            raise SteeringError(
+                f"{name!r} was made for weights {one.model_digest}; model {model.name!r} has {here}."
+            )
+        late = [str(step) for step in one.steps if step.site.positions == (GENERATED,)]
+        if late:
+            raise SteeringError(
+                f"{name!r} acts on generated tokens only ({', '.join(late)}), and figures are read along given texts, "
+                "which have none; evaluate steering.at(), the same at every token."
+            )
+    return here
 
 
 def world_rows(

@@ -19,7 +19,7 @@ from interp.steering.steering import Steering
 class NeutralSideEffects:
     """Loss of the next token, KL(unsteered || steered) and entropy, in nats a token of neutral text.
 
-    Over all tokens that have a next one. For a steering of generated tokens only, three quarters of every row
+    Over all tokens that have a next one. For a steering with steps on generated tokens, three quarters of every row
     count as generated, as for its dose; gates act as they do, where a dose is of a prompt steered in full.
     """
 

@@ -75,7 +75,9 @@ class Bootstrap:
             ratios = (units @ tally.part.numpy().T) / (units @ tally.whole.numpy().T)
         if n_draws == 1:
             return np.asarray(ratios[:, 0])
-        weights = self._drawn("draws", n_draws) * np.isfinite(ratios)
+        # of as many draws as units the same resamples would be drawn: taken backwards they are others
+        counts = self._drawn("draws", n_draws)[:: -1 if n_draws == n_units else 1]
+        weights = counts * np.isfinite(ratios)
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.asarray((weights * np.nan_to_num(ratios)).sum(1) / weights.sum(1))
 

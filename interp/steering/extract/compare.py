@@ -24,6 +24,9 @@ from interp.steering.prompt_reading import coder_sites
 from interp.steering.steering import Steering, Step, place_of
 from interp.types import COMPONENT_AXES, Site, SiteLike, parse_site
 
+STREAM = "residual stream"
+"""The space of :func:`space_of` that all layers share."""
+
 
 def extract_directions(
     model: Model,
@@ -153,7 +156,7 @@ def space_of(site: Site) -> str:
     """
     axes = COMPONENT_AXES[site.component]
     in_stream = axes == ("batch", "pos", "d_model") and site.component != "mlp_in"
-    return "residual stream" if in_stream else str(place_of(site))
+    return STREAM if in_stream else str(place_of(site))
 
 
 def compare_cosines(

@@ -57,8 +57,7 @@ def extract_steering(
 
     Raises :class:`SteeringError` for prompts, methods and sites from which nothing can be extracted.
     """
-    # both are read again where they are the neutral text, too
-    positive, negative = (list(one) if isinstance(one, Iterator) else one for one in (positive, negative))
+    positive, negative = keep_prompts(positive), keep_prompts(negative)
     contrast = read_contrast(
         model, positive, negative, site, paired=paired, batch_size=batch_size, progress=progress
     )
@@ -71,6 +70,11 @@ def extract_steering(
         model, steering, positive, negative, neutral, max_dose=max_dose, seed=seed, batch_size=batch_size,
         progress=progress,
     )  # fmt: skip
+
+
+def keep_prompts(prompts: Prompts) -> Prompts:
+    """The same, to be read again: prompts of a contrast may be its neutral text too."""
+    return list(prompts) if isinstance(prompts, Iterator) else prompts
 
 
 def steering_of(

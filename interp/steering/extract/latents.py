@@ -20,7 +20,7 @@ from interp.models.model import Model
 from interp.models.text_data import Prompts
 from interp.steering.contrast import Contrast, ContrastRows, read_contrast
 from interp.steering.extract.detection import roc_area
-from interp.steering.extract.extract import build_steering, calibrate_on
+from interp.steering.extract.extract import build_steering, calibrate_on, keep_prompts
 from interp.steering.neutral import NeutralText
 from interp.steering.operations import Add
 from interp.steering.prompt_reading import coder_sites
@@ -116,6 +116,7 @@ def extract_latents(
     sites, and where no latent differs.
     """
     _, writes = coder_sites(coder)
+    positive, negative = keep_prompts(positive), keep_prompts(negative)
     contrast = read_contrast(
         model, positive, negative, writes, coders={"coder": coder}, paired=paired, batch_size=batch_size,
         progress=progress,

@@ -22,7 +22,7 @@ from interp.models.model import Model
 from interp.models.text_data import Prompts
 from interp.steering.contrast import Contrast, read_contrast
 from interp.steering.extract.detection import average_precision, order_units, separation
-from interp.steering.extract.extract import build_steering, calibrate_on
+from interp.steering.extract.extract import build_steering, calibrate_on, keep_prompts
 from interp.steering.neutral import NeutralText
 from interp.steering.operations import SetNeurons
 from interp.steering.prompt_reading import Pool
@@ -130,6 +130,7 @@ def extract_experts(
     the largest over its tokens (``pool="mean"``: the mean), and so is the ``value`` that neurons are set to at
     every token. Its dose has an end, at strength 1. Raises :class:`SteeringError` as :func:`experts_of`.
     """
+    positive, negative = keep_prompts(positive), keep_prompts(negative)
     contrast = read_contrast(
         model, positive, negative, sites, pool=pool, paired=False, batch_size=batch_size, progress=progress
     )

@@ -44,10 +44,12 @@ class RelationPrompts:
     def __post_init__(self) -> None:
         n = len(self.tokens)
         mask = self.attention_mask
-        if n < 1 or self.answers.ndim != 2 or len(self.answers) != n or (mask is not None and len(mask) != n):
+        fits = mask is None or mask.shape == self.tokens.shape
+        if n < 1 or self.answers.ndim != 2 or len(self.answers) != n or not fits:
             raise SteeringError(
                 f"a relation has at least one prompt, with answers [prompt, k] of each; got tokens "
-                f"{list(self.tokens.shape)} and answers {list(self.answers.shape)}."
+                f"{list(self.tokens.shape)}, answers {list(self.answers.shape)} and mask "
+                f"{None if mask is None else list(mask.shape)}."
             )
 
     @classmethod
@@ -85,6 +87,8 @@ def find_relation_neurons(
     from tqdm.auto import tqdm
 
     counts = _check(model, relations, ks, draws, confidence)
+    if batch_size < 1:
+        raise SteeringError(f"batch_size is at least 1; got {batch_size}.")
     given = {
         n: r if isinstance(r, RelationPrompts) else RelationPrompts.of_task(r) for n, r in relations.items()
     }
@@ -227,7 +231,7 @@ def _split(
     name: str, prompts: RelationPrompts, test_share: float, seed: int
 ) -> tuple[RelationPrompts, RelationPrompts]:
     n = len(prompts.tokens)
-    n_test = round(test_share * n)
+    n_test = round(test_share * n) if 0 < test_share < 1 else 0
     if not 2 <= n_test <= n - 2:
         raise SteeringError(
             f"relation {name!r} has {n} prompts; a share of {test_share} leaves fewer than two on a side. Give more."

@@ -80,6 +80,8 @@ def find_value_vectors(
     others = None if against is None else read_words(model, against)
     traits = model.traits
     chosen = list(range(traits.n_layers)) if layers is None else list(layers)
+    if not chosen:
+        raise SteeringError("give at least one layer to find value vectors in; got none.")
     if not 1 <= k <= len(chosen) * traits.d_mlp or not 1 <= n_tokens <= traits.d_vocab:
         raise SteeringError(
             f"k lies in 1..{len(chosen) * traits.d_mlp} and n_tokens in 1..{traits.d_vocab}; got {k} and {n_tokens}."
@@ -167,6 +169,8 @@ def _clamp(model: Model, neurons: dict[int, Tensor], value: float, method: str) 
 
 def read_words(model: Model, words: Words) -> Int[Tensor, " token"]:
     """Ids of tokens given as ids or texts, each once. Raises :class:`SteeringError` for what is no single token."""
+    if isinstance(words, str):
+        raise SteeringError(f"give a list of words, such as [{words!r}]; a text alone would be its letters.")
     if not len(words):
         raise SteeringError("give at least one target token.")
     listed: list[str | int] = words.tolist() if isinstance(words, Tensor) else list(words)

@@ -26,15 +26,20 @@ def raise_words(
 ) -> Behaviour:
     """Log odds of any token of ``up`` against any of ``down`` (against all others if left out), in nats.
 
-    Raises :class:`SteeringError` for no tokens and for tokens on both sides.
+    Raises :class:`SteeringError` for no tokens, for tokens on both sides, and for ids outside the vocabulary.
     """
     if not len(up) or (down is not None and not len(down)):
         raise SteeringError("a behaviour needs tokens to raise, and tokens to lower where these are given.")
+    if int(up.min()) < 0 or (down is not None and int(down.min()) < 0):
+        raise SteeringError("tokens of a behaviour are ids of a vocabulary, 0 or more.")
     if down is not None and set(up.tolist()) & set(down.tolist()):
         raise SteeringError("some tokens are to be raised and lowered at once; give each to one side.")
 
     def measure(logits: Tensor) -> Tensor:
         wide = logits.float()
+        last = max(int(ids.max()) for ids in (up, down) if ids is not None)
+        if last >= wide.shape[-1]:
+            raise SteeringError(f"the behaviour is of token {last}; the model has 0..{wide.shape[-1] - 1}.")
         wanted = wide[..., up.to(wide.device)].logsumexp(-1)
         if down is not None:
             return wanted - wide[..., down.to(wide.device)].logsumexp(-1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 
@@ -47,6 +48,8 @@ def measure_gated(
             f"give at least one steering, and one strength or one for each; got {len(steerings)} steerings and "
             f"{len(strengths)} strengths."
         )
+    if not 0 < confidence < 1:
+        raise SteeringError(f"confidence lies between 0 and 1; got {confidence}.")
     n_batches = sum(-(-len(side) // batch_size) for side in (act, leave))
     with tqdm(total=n_batches * len(steerings), disable=not progress, desc="gated") as bar:
         found = {
@@ -59,7 +62,7 @@ def measure_gated(
         arms=tuple(steerings),
         **{f"{side}_{figure}": values for side, parts in found.items() for figure, values in parts.items()},
         behaviour=behaviour.name,
-        strength=float(strengths[0]),
+        strength=float(strengths[0]) if len(set(strengths)) == 1 else math.nan,
         confidence=confidence,
         provenance=Provenance(
             model=model.name,

@@ -86,9 +86,12 @@ def continue_prompts(
 ) -> Rollouts:
     """Sample a continuation of every prompt from the unsteered model; whole after a token ``end``.
 
-    ``end=None`` is the tokenizer's end of text, if it has one. The global random state is left as it was. Raises
-    :class:`SteeringError` for no prompts, and :class:`ModelError` where they do not fit the context.
+    ``end=None`` is the tokenizer's end of text, if it has one. The global random state is left as it was; another
+    ``batch_size`` draws other continuations. Raises :class:`SteeringError` for no prompts and a temperature not above
+    0, and :class:`ModelError` where they do not fit the context.
     """
+    if not 0 < temperature < float("inf"):
+        raise SteeringError(f"the temperature is above 0 and finite; got {temperature}.")
     rows = read_rows(model, prompts)
     tokens, mask = pad_left(rows)
     end = getattr(model.tokenizer, "eos_token_id", None) if end is None else end

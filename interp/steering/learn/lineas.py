@@ -181,7 +181,7 @@ class _Fit:
         self.curvatures = {site: self._curvature(site, value) for site, value in start.items()}
         self.adam = torch.optim.Adam(list(self.offsets.values()), lr=config.rate)
         self.generator = torch.Generator().manual_seed(config.seed)
-        self.seen: list[float] = []
+        self.last: float | None = None
 
     def _share(self, site: Site) -> float:
         return 1.0 / float(self.unsteered[site]) if self.config.equal_sites else 1.0
@@ -191,9 +191,10 @@ class _Fit:
         squares = torch.stack([value.pow(2).mean(0), torch.ones_like(value[0])])
         return 2 * self._share(site) * squares / len(self.offsets)
 
-    def batch(self) -> tuple[Tensor, Tensor | None]:
+    def batch(self, number: int) -> tuple[Tensor, Tensor | None]:
         size = self.config.batch_size
-        if size is None or size >= len(self.rows.rows):
+        # the loss after the last step is of all prompts
+        if size is None or size >= len(self.rows.rows) or number >= self.config.steps:
             return self.rows.batch()
         return self.rows.batch(torch.randperm(len(self.rows.rows), generator=self.generator)[:size].tolist())
 
@@ -203,12 +204,12 @@ class _Fit:
             site: lambda h, o=offset: (1 + o[0]) * h + o[1]  # type: ignore[misc]
             for site, offset in self.offsets.items()
         }
-        pooled = pooled_under(self.model, maps, *self.batch())
+        pooled = pooled_under(self.model, maps, *self.batch(number))
         parts = {
             str(site): self._share(site) * sorted_distance(pooled[site], self.wanted[site]).sum()
             for site in self.offsets
         }
-        self.seen = [*self.seen[:1], float(torch.stack([part.detach() for part in parts.values()]).mean())]
+        self.last = float(torch.stack([part.detach() for part in parts.values()]).mean())
         return parts
 
     def step(self, factor: float) -> None:
@@ -234,8 +235,11 @@ class _Fit:
         return {site: AffineMap(1 + offset[0], offset[1]) for site, offset in detached.items()}
 
     def ends(self) -> dict[str, float]:
-        """Loss at the start and at the end."""
-        return {"loss at start": self.seen[0], "loss": self.seen[-1]} if self.seen else {}
+        """Loss of all source prompts at the start and at the end; where interrupted, that of the last batch."""
+        if self.last is None:
+            return {}
+        start = sum(self._share(site) * float(distance) for site, distance in self.unsteered.items())
+        return {"loss at start": start / len(self.unsteered), "loss": self.last}
 
     def kept(self) -> dict[str, float]:
         """Share of all neurons whose map is not the identity."""

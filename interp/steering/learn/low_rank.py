@@ -88,8 +88,8 @@ def fit_low_rank(
 
         steering = interp.fit_low_rank(model, [("The baker was", " extremely good.")], "resid_post[1]@-1")
 
-    Raises :class:`SteeringError` for examples without a token to learn, a rank above the activation's size and a
-    loss that runs away; :class:`FitInterrupted`, with what there is, on Ctrl-C.
+    Raises :class:`SteeringError` for examples without a token to learn, a rank above the activation's size, an
+    objective that is no number and a loss that runs away; :class:`FitInterrupted`, with what there is, on Ctrl-C.
     """
     config = config or LowRankConfig()
     rows = read_completions(model, examples)
@@ -204,6 +204,11 @@ class _Fit:
         found = self.objective(
             logits[:, :-1], batch.tokens[:, 1:].to(logits.device), batch.scored[:, 1:].to(logits.device)
         )
+        if found.ndim or (torch.is_grad_enabled() and not found.requires_grad):
+            raise SteeringError(
+                f"an objective is one number with a gradient; got shape {list(found.shape)}"
+                f"{'' if found.requires_grad else ' without a gradient'}."
+            )
         self.seen = [*self.seen[:1], float(found.detach())]
         return {"completions": found}
 

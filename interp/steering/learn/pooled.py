@@ -16,7 +16,7 @@ from interp.models.model import Model
 from interp.models.text_data import Prompts, encode_item, open_items, pad_prompts
 from interp.steering.contrast import READ_AT
 from interp.steering.steering import place_of
-from interp.types import Site, SiteLike, parse_sites
+from interp.types import PATTERN_COMPONENTS, Site, SiteLike, parse_sites
 
 Map = Callable[[Float[Tensor, "*rest d"]], Float[Tensor, "*rest d"]]
 """From the activations of some tokens (or their mean) to those that they become."""
@@ -49,6 +49,10 @@ def sites_of_layers(model: Model, sites: SiteLike | Iterable[SiteLike]) -> tuple
     for site in parse_sites(sites):
         if site.rows is not None:
             raise SteeringError(f"maps are fitted to every prompt; {site} names rows.")
+        if site.component in PATTERN_COMPONENTS or site.latents is not None or site.subspace is not None:
+            raise SteeringError(
+                f"maps are of whole vectors of tokens; {site} is none. Take resid_post, z ..."
+            )
         everywhere = site.layer is None and site.component != "embed"
         layers = range(model.traits.n_layers) if everywhere else (site.layer,)
         listed += [replace(site, layer=layer) for layer in layers]
@@ -86,6 +90,9 @@ def map_site(site: Site, one: Map | None, pooled: dict[Site, Tensor] | None = No
         new = wide if one is None else one(wide)
         if pooled is not None:
             chosen = place.columns.select(site if site.positions is not None else site.at(*READ_AT), {})
+            empty = (~chosen.any(1)).nonzero()[:10, 0].tolist()
+            if empty:
+                raise SteeringError(f"{site} chooses no token of the prompts in rows {empty} of the batch.")
             weight = chosen.to(new.device)[..., None]
             # padding may hold NaN, which no weight takes away
             pooled[site] = torch.where(weight, new, 0.0).sum(1) / weight.sum(1)

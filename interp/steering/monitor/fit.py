@@ -243,8 +243,9 @@ def _read_means(
             )
         for into, site in zip(found, sites, strict=True):
             value = cache[place_of(site)].flatten(2).float()
-            weight = chosen.to(value)[..., None]
-            into.append(((value * weight).sum(1) / weight.sum(1)).cpu())
+            weight = chosen.to(value.device)[..., None]
+            # not a product with 0 and 1: padding may hold NaN
+            into.append((torch.where(weight, value, 0).sum(1) / weight.sum(1)).cpu())
     return [torch.cat(parts) for parts in found]
 
 

@@ -50,7 +50,8 @@ def top_overlaps(
     chosen = set(np.argsort(-np.where(np.isfinite(scores), scores, -np.inf), kind="stable")[:n].tolist())
     chosen = {i for i in chosen if np.isfinite(scores[i])}
     best = np.argsort(-np.where(np.isfinite(effects), effects, -np.inf), axis=1, kind="stable")[:, :n]
-    return np.isin(best, list(chosen)).mean(1)
+    found = np.isin(best, list(chosen)) & np.isfinite(np.take_along_axis(effects, best, axis=1))
+    return np.asarray(found.mean(1))
 
 
 def with_interval(values: np.ndarray, confidence: float) -> Estimate:

@@ -23,7 +23,7 @@ from interp.steering.search.candidates import Positions, read_candidates
 from interp.steering.search.objective import Objective, Rows, read_objective, read_rows
 from interp.steering.search.scoring import SEARCHES, neutral_text
 from interp.steering.search.search import are_pairs, read_sides, search_steering
-from interp.types import SiteLike
+from interp.types import SiteLike, parse_sites
 
 _RESAMPLES = 1000
 
@@ -67,6 +67,7 @@ def compare_searches(
     if not 0 < confidence < 1 or k < 1:
         raise SteeringError(f"confidence lies between 0 and 1 and k is at least 1; got {confidence}, {k}.")
     begun = time.perf_counter()
+    sites, positions = parse_sites(sites), tuple(positions)  # read by every search
     goal = read_objective(model, objective)
     p, n = read_sides(model, positive, negative)
     paired = are_pairs(positive, p, n) if paired is None else paired

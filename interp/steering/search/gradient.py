@@ -15,13 +15,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.errors import SteeringError
 from interp.models.cache import ActivationCache
 from interp.models.capture import capture
 from interp.models.model import Model
 from interp.models.text_data import pad_prompts
 from interp.steering.neutral import NeutralText
 from interp.steering.search.candidates import Candidate, Candidates
-from interp.steering.search.objective import Objective, Rows
+from interp.steering.search.objective import Objective, Rows, call_objective
 from interp.types import Site
 
 
@@ -60,7 +61,9 @@ def score_gradient(
 ) -> GradientScores:
     """Slopes on ``rows`` and curvatures on ``text``, from one forward and backward each a batch and draw.
 
-    A curvature's relative error is about ``sqrt(2 / (rows of text * draws))``.
+    A curvature's relative error is about ``sqrt(2 / (rows of text * draws))``; which tokens are drawn depends on
+    ``batch_size`` too. Raises :class:`SteeringError` for an objective without a gradient, and for anything but one
+    finite number a prompt.
     """
     every, places = candidates.every, list(dict.fromkeys(one.place for one in candidates.every))
     slopes = torch.zeros(len(every), dtype=torch.float64)
@@ -69,7 +72,12 @@ def score_gradient(
         real = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
 
         def value(logits: Tensor, real: Tensor = real) -> Tensor:
-            return objective(logits, real)
+            found = call_objective(objective, logits, real)
+            if not found.requires_grad:
+                raise SteeringError(
+                    "this objective has no gradient; search by 'brute-force', which needs none."
+                )
+            return found
 
         cache = capture(model, tokens, places, attention_mask=mask, gradients_of=value)
         slopes += torch.stack([_slope(cache, one)[0].sum() for one in every])

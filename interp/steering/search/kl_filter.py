@@ -15,8 +15,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from interp.errors import SteeringError
 from interp.models.model import Model
 from interp.steering.dose import measure_kl
+from interp.steering.extract.compare import STREAM, space_of
 from interp.steering.neutral import NeutralText
 from interp.steering.operations import ProjectOut
 from interp.steering.search.candidates import Candidate, Candidates
@@ -29,7 +31,7 @@ _WRITERS = ("attn_out", "mlp_out")
 
 @dataclass(frozen=True)
 class KLFilter:
-    """Which candidates pass. The defaults are the paper's."""
+    """Which candidates pass. The defaults are the paper's. Raises :class:`SteeringError` for bad numbers."""
 
     max_kl: float = 0.1
     """Nats a token that ablating may move neutral text by."""
@@ -39,6 +41,13 @@ class KLFilter:
     """Count the inducing score from the unsteered model's objective, where 0 has no meaning of its own."""
     layers: float = 0.8
     """Share of layers, from the first, that may be chosen."""
+
+    def __post_init__(self) -> None:
+        if not self.max_kl > 0 or math.isnan(self.min_inducing) or not 0 < self.layers <= 1:
+            raise SteeringError(
+                "a filter has max_kl above 0, min_inducing that is a number and layers, a share, in (0, 1]; got "
+                f"{self.max_kl}, {self.min_inducing} and {self.layers}."
+            )
 
     def allows_layer(self, layer: int | None, n_layers: int) -> bool:
         """Whether a layer lies in the first part; the embedding does."""
@@ -61,11 +70,11 @@ class FilterScores:
 def ablation(model: Model, candidate: Candidate) -> Steering:
     """Take the direction out of all that is written to the residual stream, at every token.
 
-    A direction of another width than the stream's is taken out at its own site.
+    A direction of another space than the stream's, such as of heads or neurons, is taken out at its own site.
     """
     out = ProjectOut.span(candidate.direction)
     sites = [candidate.place]
-    if len(candidate.direction) == model.traits.d_model and candidate.place.head is None:
+    if space_of(candidate.place) == STREAM:
         written = [name for name in _WRITERS if name in model.components]
         layers = range(model.traits.n_layers)
         sites = [Site("resid_pre", layer) for layer in layers]

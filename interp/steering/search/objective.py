@@ -118,11 +118,18 @@ def measure_objective(
         tokens, mask = pad_prompts(rows[start : start + batch_size])
         real = torch.ones_like(tokens, dtype=torch.bool) if mask is None else mask
         with torch.no_grad():
-            values = objective(model(tokens, mask), real)
-        if values.shape != (len(tokens),) or not bool(torch.isfinite(values).all()):
-            raise SteeringError(
-                f"an objective gives one finite number a prompt, [{len(tokens)}]; got {list(values.shape)}"
-                f"{'' if torch.isfinite(values).all() else ' with NaN or infinity'}."
-            )
-        found.append(values.double().cpu())
+            found.append(call_objective(objective, model(tokens, mask), real).double().cpu())
     return torch.cat(found)
+
+
+def call_objective(
+    objective: Objective, logits: Float[Tensor, "batch pos d_vocab"], real: Bool[Tensor, "batch pos"]
+) -> Float[Tensor, " batch"]:
+    """What an objective gives. Raises :class:`SteeringError` for anything but one finite number a prompt."""
+    values = objective(logits, real)
+    if values.shape != real.shape[:1] or not bool(torch.isfinite(values).all()):
+        raise SteeringError(
+            f"an objective gives one finite number a prompt, [{len(real)}]; got {list(values.shape)}"
+            f"{'' if torch.isfinite(values).all() else ' with NaN or infinity'}."
+        )
+    return values

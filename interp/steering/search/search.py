@@ -70,6 +70,8 @@ def search_steering(
     wanted = _check_doses(doses)
     begun = time.perf_counter()
     goal = None if method == "js" else read_objective(model, objective)
+    if batch_size < 1:
+        raise SteeringError(f"batch_size is at least 1; got {batch_size}.")
     p, n = read_sides(model, positive, negative)
     rows = n if prompts is None else read_rows(model, prompts, "judged")
     paired = are_pairs(positive, p, n) if paired is None else paired

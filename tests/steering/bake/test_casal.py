@@ -9,6 +9,7 @@ from tiny_models import FAMILIES
 
 import interp
 from interp.errors import SteeringError
+from interp.models.digest import digest_weights
 from interp.steering.bake import CasalConfig, fit_casal
 from interp.steering.bake.casal import _ends
 
@@ -109,6 +110,9 @@ def test_bad_requests_are_refused() -> None:
         (dict(layer=0, known="stay"), "known prompts"),
         (dict(layer=0, steps=0), "steps at least 1"),
         (dict(layer=-1), "layer must be 0"),
+        (dict(layer=0, learning_rate=float("inf")), "learning rate above 0"),
+        (dict(layer=0, amount=0.0), "amount is finite and not 0"),
+        (dict(layer=0, amount=float("nan")), "amount is finite and not 0"),
     ):
         with pytest.raises(SteeringError, match=said):
             CasalConfig(**options)
@@ -121,3 +125,12 @@ def test_bad_requests_are_refused() -> None:
         fit_casal(model, [], unknown, vector, CasalConfig(0))
     with pytest.raises(SteeringError, match="attention-only"):
         fit_casal(attention_only, known, unknown, torch.ones(attention_only.traits.d_model), CasalConfig(0))
+
+
+def test_training_that_runs_away_is_refused_and_the_model_comes_back() -> None:
+    model = specimen("llama").model
+    known, unknown, vector = sides(model)
+    before = digest_weights(model)
+    with pytest.raises(SteeringError, match="not finite; take a smaller learning rate"):
+        fit_casal(model, known, unknown, vector, CasalConfig(0, steps=3, learning_rate=1e30))
+    assert digest_weights(model) == before

@@ -147,6 +147,8 @@ def test_what_no_bias_can_say_is_refused() -> None:
             bake_bias(model, steering, strength=1.0)
     with pytest.raises(SteeringError, match="one of dose and strength"):
         bake_bias(model, plain)
+    with pytest.raises(SteeringError, match="strength is finite"):
+        bake_bias(model, plain, strength=float("nan"))
     with pytest.raises(SteeringError, match="has no dose"):
         bake_bias(model, plain, dose=0.5)
     with pytest.raises(SteeringError, match="other weights"):

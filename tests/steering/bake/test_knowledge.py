@@ -66,6 +66,8 @@ def test_bad_splits_are_refused(model) -> None:
     for prompts, answers in (([], []), (["a"], []), (["a"], [""])):
         with pytest.raises(SteeringError, match="an answer for each"):
             split_by_knowledge(model, prompts, answers)
+    with pytest.raises(SteeringError, match="got one text"):
+        split_by_knowledge(model, "ab", "cd")
     for options in (dict(n_samples=0), dict(temperature=0.0), dict(known_at=0.2)):
         with pytest.raises(SteeringError, match="n_samples"):
             split_by_knowledge(model, ["a"], ["b"], **options)
@@ -127,3 +129,5 @@ def test_the_report_against_logits_by_hand() -> None:
     )
     with pytest.raises(SteeringError, match="other weights"):
         compare_baked(model, replace(baked, model_digest="0"), steering, text, strength=0.5)
+    with pytest.raises(SteeringError, match="confidence lies between"):
+        compare_baked(model, baked, steering, text, strength=0.5, confidence=95)

@@ -91,6 +91,7 @@ def test_bad_requests_are_refused() -> None:
         ({"concept": set()}, "token ids"),
         ({"concept": {3}, "k": 0}, "k must lie in"),
         ({"concept": {3}, "k": 99}, "k must lie in"),
+        ({"concept": {3}, "scale": float("nan")}, "scale is finite"),
     ):
         with pytest.raises(SteeringError, match=said):
             edit_spectrum(model, text, **options)

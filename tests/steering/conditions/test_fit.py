@@ -106,6 +106,7 @@ def test_token_tensors_all_layers_and_the_site_that_holds_it():
     [
         (dict(fpr=0.02), r"rate of 0.02 needs at least 49"),
         (dict(fpr=1.5), "between 0 and 1"),
+        (dict(confidence=95), "confidence lies between 0 and 1"),
         (dict(method="mean-diference"), "mean-difference"),
         (dict(sites="resid_post[1]@gen"), "generated tokens"),
         (dict(sites="pattern"), "vectors of tokens"),

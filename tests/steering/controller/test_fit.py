@@ -224,8 +224,16 @@ def test_a_gate_is_not_put_over_a_gate(model):
         (dict(batch_size=1), "a batch at least 2"),
         (dict(learning_rate=0.0), "learning rate is above 0"),
         (dict(leave_weight=-1.0), "at least 0"),
+        (dict(leave_weight=float("nan")), "at least 0"),
+        (dict(learning_rate=float("inf")), "learning rate is above 0"),
     ],
 )
 def test_configs_that_mean_nothing(changes, message):
     with pytest.raises(SteeringError, match=message):
         replace(QUICK, **changes)
+
+
+@pytest.mark.parametrize("objective", ["both", "behaviour", "labels"])
+def test_training_that_runs_away_is_refused(model, objective):
+    with pytest.raises(SteeringError, match="take a smaller learning rate"):
+        fit(model, replace(QUICK, objective=objective, n_steps=4, learning_rate=1e30))

@@ -161,7 +161,7 @@ def test_bad_input(mix, happy, tiny):
         evaluate_steering(mix, {"a": happy}, **good)
     with pytest.raises(SteeringError, match="two sides"):
         evaluate_steering(mix, {"a": happy}, positive=["a"], **good)
-    for doses in ((), (0.0,), (-0.1,), (0.2, 0.2)):
+    for doses in ((), (0.0,), (-0.1,), (0.2, 0.2), (math.nan,), (0.2, math.inf)):
         with pytest.raises(SteeringError, match="nats above 0, each once"):
             evaluate_steering(mix, {"a": happy}, "sentiment=positive", doses=doses)
     with pytest.raises(SteeringError, match="n at least 4"):
@@ -172,6 +172,14 @@ def test_bad_input(mix, happy, tiny):
         evaluate_steering(mix, {"a": happy}, "sentiment=positiv", **good)
     with pytest.raises(SteeringError, match="kind of control"):
         evaluate_steering(mix, {"a": happy}, "sentiment=positive", controls=("noise",))
+    with pytest.raises(SteeringError, match=r"generated tokens only \(add\(resid_post\[1\]@gen\)\)"):
+        evaluate_steering(mix, {"a": happy.at("gen")}, "sentiment=positive", **good)
+
+
+def test_a_contrast_of_another_model_is_refused(mix, happy, contrast):
+    other = replace(contrast, model_digest="0")
+    with pytest.raises(SteeringError, match="read from weights 0"):
+        evaluate_steering(mix, {"a": happy}, "sentiment=positive", contrast=other, doses=(0.2,), n=8)
 
 
 def test_the_off_target_matrix_has_its_effect_on_target(mix, happy, mix_text):
@@ -193,6 +201,12 @@ def test_the_off_target_matrix_has_its_effect_on_target(mix, happy, mix_text):
         assert float(found.unsteered[own].sum()) == pytest.approx(1, abs=1e-4)
     with pytest.raises(SteeringError, match="dose above 0"):
         measure_off_target(mix, {"a": happy}, 0.0)
+    with pytest.raises(SteeringError, match="dose above 0"):
+        measure_off_target(mix, {"a": happy}, math.inf)
+    with pytest.raises(SteeringError, match="was made for weights 0"):
+        measure_off_target(mix, {"a": replace(happy, model_digest="0")})
+    with pytest.raises(SteeringError, match="generated tokens only"):
+        measure_off_target(mix, {"a": happy.at("gen")})
 
 
 def test_examples_are_the_models_own_continuations_at_each_dose(mix, happy: Steering, mix_text: NeutralText):
@@ -210,3 +224,7 @@ def test_examples_are_the_models_own_continuations_at_each_dose(mix, happy: Stee
         write_examples(mix, happy, prompts, (0.0, 0.5), (0.0, math.nan))
     with pytest.raises(SteeringError, match="examples need prompts"):
         write_examples(mix, happy, [], (0.5,), (1.0,))
+    with pytest.raises(SteeringError, match="one text for prompts"):
+        write_examples(mix, happy, "The baker", (0.5,), (1.0,))
+    with pytest.raises(SteeringError, match="made for weights 0"):
+        write_examples(mix, replace(happy, model_digest="0"), prompts, (0.5,), (1.0,))

@@ -79,3 +79,13 @@ def test_nothing_counted_and_bad_confidence():
     for bad in (0.0, 1.0, 95.0):
         with pytest.raises(SteeringError, match="between 0 and 1"):
             Bootstrap(bad)
+
+
+def test_as_many_draws_as_units_are_resampled_apart():
+    """One draw a unit that alone holds something: were both resampled alike, the diagonal would count squares."""
+    n = 8
+    square = Tally(torch.eye(n).double(), torch.ones(n, n).double())
+    boot = Bootstrap()
+    found = boot._resampled(square)
+    # the product of independent counts has the mean 1, the square of one count 2 - 1 / n
+    assert float(found.mean()) == pytest.approx(1 / n, rel=0.1)

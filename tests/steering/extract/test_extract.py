@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from random_coders import random_coder
 from tiny_models import FAMILIES, make_hf_model
 
 import interp
@@ -11,6 +12,7 @@ from interp.errors import SteeringError
 from interp.steering.contrast import read_contrast
 from interp.steering.dose import measure_kl
 from interp.steering.extract.extract import neutral_of
+from interp.steering.extract.latents import extract_latents
 from interp.steering.operations import ProjectOut
 from interp.steering.world import attribute_token_ids, contrast_prompts
 
@@ -50,6 +52,16 @@ def test_prompts_that_can_be_read_once_are_as_good_as_lists():
     assert torch.equal(listed.direction(), once.direction())
     assert torch.equal(listed.calibration.kl, once.calibration.kl)
     assert listed.data == once.data
+    options = dict(k=2, max_dose=0.1)
+    experts = [interp.extract_experts(model, *sides, **options) for sides in both_ways(positive, negative)]
+    coder = random_coder("topk", 36, sites=("resid_post[0]",))
+    latents = [extract_latents(model, *sides, coder, **options) for sides in both_ways(positive, negative)]
+    for one, other in (experts, latents):
+        assert one.data == other.data and torch.equal(one.calibration.kl, other.calibration.kl)
+
+
+def both_ways(positive, negative):
+    return (positive, negative), (iter(positive), iter(negative))
 
 
 def test_layers_positions_and_operations_are_as_asked():

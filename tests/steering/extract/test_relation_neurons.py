@@ -147,6 +147,12 @@ def test_bad_requests(model, relations):
     for options in (dict(ks=()), dict(ks=(0,)), dict(ks=(105,)), dict(draws=0), dict(confidence=1.0)):
         with pytest.raises(SteeringError, match=r"ks lie in 1\.\.104"):
             find_relation_neurons(model, relations, **({"ks": (1,)} | options))
+    with pytest.raises(SteeringError, match="share of nan"):
+        find_relation_neurons(model, relations, ks=(1,), test_share=float("nan"))
+    with pytest.raises(SteeringError, match="batch_size is at least 1"):
+        find_relation_neurons(model, relations, ks=(1,), batch_size=0)
+    with pytest.raises(SteeringError, match=r"mask \[3, 4\]"):
+        RelationPrompts(torch.zeros(3, 2).long(), torch.zeros(3, 1).long(), torch.ones(3, 4).bool())
     few = RelationPrompts(torch.zeros(3, 2, dtype=torch.long), torch.zeros(3, 1, dtype=torch.long))
     with pytest.raises(SteeringError, match="relation 'few' has 3 prompts"):
         find_relation_neurons(model, {"few": few, "other": few}, ks=(1,))

@@ -167,6 +167,7 @@ def test_words_are_single_tokens(make_hf_model, mix):
         (["zyzzyva"], "no single token"),
         ([604], "token ids lie in 0..603"),
         ([], "at least one target"),
+        ("good", r"a list of words, such as \['good'\]"),
         (["good", "good"], "different ones"),
     ):
         with pytest.raises(SteeringError, match=message):
@@ -180,6 +181,7 @@ def test_bad_numbers(make_hf_model):
         (dict(k=53, layers=[0]), "k lies in 1..52"),
         (dict(n_tokens=54), "n_tokens in 1..53"),
         (dict(layers=[0, 0]), "different ones"),
+        (dict(layers=[]), "at least one layer"),
         (dict(layers=[2], k=1), "layers 0 to 1; got 2"),
     ):
         with pytest.raises(SteeringError, match=message):

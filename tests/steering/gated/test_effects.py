@@ -70,6 +70,11 @@ def test_a_strength_for_each_steering():
     found = measure_gated(on.model, arms, rollouts, rollouts, BEHAVIOUR, strength=[0.0, 1.0])
     assert float(found.act_kl[0].abs().max()) == 0
     assert float(found.act_kl[1].min()) > 0
+    # no one strength is that of all
+    assert found.strength != found.strength
+    assert "strength" not in str(found.plot().to_dict())
+    with pytest.raises(SteeringError, match="confidence lies between"):
+        measure_gated(on.model, arms, rollouts, rollouts, BEHAVIOUR, strength=1.0, confidence=95)
     for given in ([1.0], []):
         with pytest.raises(SteeringError, match="one strength or one for each"):
             measure_gated(on.model, arms, rollouts, rollouts, BEHAVIOUR, strength=given)

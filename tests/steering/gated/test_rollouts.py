@@ -109,3 +109,13 @@ def test_log_odds_of_words():
         raise_words(up, torch.tensor([4]))
     with pytest.raises(SteeringError, match="needs tokens to raise"):
         raise_words(up[:0])
+    with pytest.raises(SteeringError, match="0 or more"):
+        raise_words(torch.tensor([-1]))
+    with pytest.raises(SteeringError, match=r"token 99999; the model has 0\.\."):
+        raise_words(up, torch.tensor([99999])).measure(logits)
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
+def test_temperatures_that_mean_nothing(temperature):
+    with pytest.raises(SteeringError, match="temperature is above 0"):
+        continue_prompts(specimen("gpt2").model, rows(), n_tokens=1, temperature=temperature)

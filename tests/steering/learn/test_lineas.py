@@ -190,6 +190,25 @@ def test_too_much_sparsity_leaves_the_model_as_it_is() -> None:
     torch.testing.assert_close(after, model(tokens))
 
 
+def test_the_ends_of_a_fit_in_batches_are_of_all_prompts() -> None:
+    model = tiny()
+    steering = fit_lineas(model, SOURCE, TARGET, "mlp_out", LinEASConfig(5, batch_size=2))
+    assert steering.figures["loss at start"] == pytest.approx(1)
+    fit = begun(model, "mlp_out", LinEASConfig())
+    with torch.no_grad():
+        for step, offset in zip(steering.steps, fit.offsets.values(), strict=True):
+            parts = step.operation.tensors()
+            offset.copy_(torch.stack([parts["weight"] - 1, parts["bias"]]))
+        wanted = torch.stack(list(fit.losses(0).values())).mean()
+    assert steering.figures["loss"] == pytest.approx(float(wanted), rel=1e-4)
+
+
+def test_a_prompt_too_short_for_the_position_is_said() -> None:
+    short = [torch.tensor([1, 2, 3]), torch.tensor([4, 5, 6, 7, 8, 9])]
+    with pytest.raises(SteeringError, match=r"chooses no token of the prompts in rows \[0\]"):
+        fit_lineas(tiny(), short, [torch.arange(6), torch.arange(7)], "mlp_out[0]@4", LinEASConfig(1))
+
+
 def test_the_same_seed_gives_the_same_maps_and_batches_differ_by_seed() -> None:
     model = tiny()
     first, again, other = (
@@ -234,6 +253,8 @@ def test_a_log_holds_one_fit() -> None:
         (["mlp_out[0]", "mlp_out[0]"], SOURCE, "each of them once"),
         (["mlp_out[0]@-1", "mlp_out[0]"], SOURCE, "each of them once"),
         (parse_site("mlp_out[0]").for_rows(1), SOURCE, "names rows"),
+        ("pattern[0]", SOURCE, "whole vectors of tokens"),
+        (parse_site("mlp_out[0]").within(torch.ones(36)), SOURCE, "whole vectors of tokens"),
     ],
 )
 def test_what_cannot_be_fitted_is_refused(sites: Any, source: Any, message: str) -> None:

@@ -166,6 +166,18 @@ def test_any_objective_of_the_logits() -> None:
     assert log.record().loss_name == "objective"
 
 
+@pytest.mark.parametrize(
+    ("objective", "said"),
+    [
+        (lambda logits, tokens, scored: logits.sum((1, 2)), r"shape \[5\]"),
+        (lambda logits, tokens, scored: torch.tensor(1.0), "without a gradient"),
+    ],
+)
+def test_an_objective_is_one_number_with_a_gradient(objective: Any, said: str) -> None:
+    with pytest.raises(SteeringError, match=said):
+        fit_low_rank(tiny(), token_rows(), "mlp_out[0]", LowRankConfig(1, 1), objective=objective)
+
+
 def test_every_example_comes_once_before_any_comes_again() -> None:
     model = tiny()
     rows = read_completions(model, token_rows(7))

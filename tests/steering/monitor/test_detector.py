@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from steering_search_world import planted_model, prompts, tiny
+from tiny_models import make_hf_model
 
 import interp
 from interp.errors import DataFileError, InterpError, SteeringError
@@ -215,3 +216,16 @@ def test_refusals():
         fit_detector(model, POSITIVE, NEGATIVE, "resid_post[0]", false_positive_rate=0.01)
     with pytest.raises(InterpError):
         fit_detector(model, POSITIVE, NEGATIVE, "resid_post[0]@-40")
+
+
+def test_padding_that_holds_nan_is_not_read():
+    # in double precision Hugging Face's Gemma 2 gives NaN at padding that its window of 4 parts from the prompt
+    model = interp.load_model(make_hf_model("gemma2", dtype=torch.float64))
+    draw = torch.Generator().manual_seed(0)
+    sides = [
+        [torch.randint(0, 50, (3 + i % 6,), generator=draw) for i in range(30)]
+        for _ in ("positive", "negative")
+    ]
+    found = fit_detector(model, *sides, "resid_post[0]", false_positive_rate=0.2, batch_size=8)
+    alone = fit_detector(model, *sides, "resid_post[0]", false_positive_rate=0.2, batch_size=1)
+    torch.testing.assert_close(found.directions, alone.directions)

@@ -36,6 +36,8 @@ def test_regret_and_overlap_by_hand():
     np.testing.assert_allclose(regrets(effects, scores), [0.5, 0.8, NAN])
     np.testing.assert_allclose(top_overlaps(effects, scores, 2), [0.5, 0.5, 0.5])
     np.testing.assert_allclose(top_overlaps(effects, scores, 4), [0.75, 0.75, 0.75])
+    few = np.array([[1.0, NAN, NAN], [NAN, 2.0, NAN]])
+    np.testing.assert_allclose(top_overlaps(few, np.array([0.1, 0.9, 0.8]), 2), [0.0, 0.5])
     nothing = np.full(4, NAN)
     assert np.isnan(regrets(effects, nothing)).all() and np.isnan(top_overlaps(effects, nothing, 2)).all()
     unreached = effects.copy()
@@ -100,3 +102,13 @@ def test_refusals():
     ]:
         with pytest.raises(SteeringError, match=match):
             compare_searches(tiny(), *sides, **{"objective": odds} | options)
+
+
+def test_sites_and_positions_that_can_be_read_once():
+    odds = WordOdds(torch.arange(1, 20), torch.arange(20, 50))
+    sides = prompts(4, 1, 20, seed=1), prompts(4, 20, 50, seed=2)
+    found = compare_searches(
+        tiny(), *sides, sites=iter(["resid_post[0]", "mlp_out[1]"]), positions=iter(["all"]), methods=("js",),
+        dose=0.02, objective=odds, neutral=NeutralText(tuple(sides[0]), "a side"),
+    )  # fmt: skip
+    assert found.sites == ("resid_post[0]", "mlp_out[1]") and found.positions == ("all",)

@@ -204,6 +204,17 @@ def test_a_direction_of_neurons_is_taken_out_at_its_own_site():
     assert found.figures["kl"].isfinite().all()
 
 
+@pytest.mark.parametrize("place", ["z[1]", "q[1]", "mlp_in[1]", "mlp_post[1]", "z[1.2]"])
+def test_only_directions_of_the_residual_stream_are_taken_out_everywhere(place):
+    """All heads side by side are as wide as the stream, and another space."""
+    from interp.steering.search.candidates import read_candidates
+
+    (one,) = read_candidates(tiny(), POSITIVE, NEGATIVE, place, ["all"], paired=False).every
+    assert [str(step.site) for step in ablation(tiny(), one).steps] == [place]
+    (one,) = read_candidates(tiny(), POSITIVE, NEGATIVE, "mlp_out[1]", ["all"], paired=False).every
+    assert len(ablation(tiny(), one).steps) == 9
+
+
 def test_heads_and_neurons_can_be_searched():
     for site in ("z[1.2]", "mlp_post[0]"):
         found = search("brute-force", sites=site, positions=(-1,), doses=(0.02,))
@@ -277,6 +288,13 @@ def test_refusals():
             dict(method="brute-force", objective=lambda logits, real: logits.mean()),
             "one finite number a prompt",
         ),
+        (dict(method="gradient", objective=lambda logits, real: logits.mean()), "one finite number a prompt"),
+        (
+            dict(method="gradient", objective=lambda *both: ODDS(*both) * math.nan),
+            "one finite number a prompt",
+        ),
+        (dict(method="gradient", objective=lambda *both: ODDS(*both).detach()), "has no gradient"),
+        (dict(method="js", batch_size=0), "batch_size is at least 1"),
         (dict(method="gradient", objective="sentiment"), "is written"),
     ]:
         with pytest.raises(SteeringError, match=match):
@@ -290,6 +308,12 @@ def test_refusals():
     with pytest.raises(SteeringError, match="same mean activation"):
         search_steering(tiny(), NEGATIVE, NEGATIVE, method="js")
     assert _check_doses([0.3, 1]) == (0.3, 1.0)
+
+
+@pytest.mark.parametrize("limits", [dict(max_kl=math.nan), dict(layers=80.0), dict(min_inducing=math.nan)])
+def test_a_filter_has_limits_that_can_be_met(limits):
+    with pytest.raises(SteeringError, match="a filter has max_kl above 0"):
+        KLFilter(**limits)
 
 
 def test_ablation_of_a_head_stays_there():
