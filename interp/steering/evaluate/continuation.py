@@ -80,6 +80,7 @@ class WrittenWords:
     """
 
     measures = ("generated", "generated retention", "legal")
+    along_texts = False
 
     def __init__(
         self, model: Model, target: str, prompts: Sequence[AttributedText], n_tokens: int = 24, seed: int = 0

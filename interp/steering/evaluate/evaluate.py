@@ -15,7 +15,7 @@ from interp.errors import SteeringError
 from interp.models.model import Model
 from interp.models.text_data import Prompts
 from interp.results.provenance import Provenance
-from interp.results.steering_evaluation import MEASURES, METHOD, SteeringEvaluation
+from interp.results.steering_evaluation import CONCEPT_MEASURES, MEASURES, METHOD, SteeringEvaluation
 from interp.steering.contrast import Contrast
 from interp.steering.evaluate.continuation import WrittenWords
 from interp.steering.evaluate.forced import ConceptWords
@@ -26,11 +26,13 @@ from interp.steering.evaluate.places import (
     check_controls,
     check_steerings,
     list_conditions,
+    refuse_generated,
     world_rows,
 )
 from interp.steering.evaluate.side_effects import NeutralSideEffects
 from interp.steering.evaluate.strengths import equal_strengths
 from interp.steering.evaluate.tally import Bootstrap, Ends, Tally
+from interp.steering.kl import names_generated
 from interp.steering.neutral import NeutralText, read_neutral
 from interp.steering.steering import Steering
 from interp.steering.world import attributed_texts, contrast_prompts, parse_target
@@ -72,10 +74,13 @@ def evaluate_steering(
 
     ``controls`` (:data:`CONTROLS`) act at the same places at the same KL, ``draws`` of each kind; shuffled labels
     need a ``contrast``, which is read here for a target. What cannot be made for a steering is noted in
-    the provenance. Intervals are bootstrap, over prompts and over draws of controls.
+    the provenance. Intervals are bootstrap, over prompts and over draws of controls. A steering that names generated
+    tokens is judged by what is written: figures along given texts, which have none, are NaN, or left out where all
+    are such.
 
     Raises :class:`SteeringError` without steerings or anything to judge by, for doses not above 0 or given twice,
-    a steering or a contrast of other weights, steps on generated tokens only, and sides that are too small.
+    a steering or a contrast of other weights, steps on generated tokens without a target, and sides that are too
+    small.
     """
     _check(model, steerings, doses, contrast, draws, n)
     kinds, begun = check_controls(controls), time.perf_counter()
@@ -87,10 +92,11 @@ def evaluate_steering(
     rows = contrast.rows if contrast is not None else None
     if rows is None and target is not None and "shuffled" in kinds:
         rows = world_rows(model, target, steerings, seed)
+    instruments, left_out = _without_texts(steerings, instruments)
     conditions, missing = list_conditions(steerings, kinds, rows, draws, seed)
     found = _measure(model, conditions, doses, instruments, text, batch_size, progress)
     probes = [one for one in instruments if isinstance(one, HeldOutProbe)]
-    notes = [f"held-out probe at {one.site}: AUC {one.auc:.3f}" for one in probes] + missing
+    notes = [f"held-out probe at {one.site}: AUC {one.auc:.3f}" for one in probes] + missing + left_out
     provenance = replace(
         _provenance(model, target, seed, tuple(notes)),
         n_prompts=n if target else len(probes[0].prompts),
@@ -168,6 +174,21 @@ def _instruments(
     return found
 
 
+def _without_texts(
+    steerings: Mapping[str, Steering], instruments: list[Instrument]
+) -> tuple[list[Instrument], list[str]]:
+    """The instruments that can read some of the steerings, and a note on those that cannot read all."""
+    late = {name: one for name, one in steerings.items() if names_generated(one)}
+    if not late:
+        return instruments, []
+    blind = [measure for one in instruments if one.along_texts for measure in one.measures]
+    kept = [one for one in instruments if not one.along_texts]
+    if not any(measure in CONCEPT_MEASURES for one in kept for measure in one.measures):
+        refuse_generated(late)
+    note = f"{', '.join(late)}: acts on generated tokens, so that {', '.join(blind)} say nothing of it"
+    return kept if len(late) == len(steerings) else instruments, [note]
+
+
 Figures = Mapping[str, Tally]
 
 
@@ -186,7 +207,8 @@ def _measure(
     def read(steering: Steering | None, strength: float) -> dict[str, Tally]:
         figures: dict[str, Tally] = {}
         for one in instruments:
-            figures |= one.read(model, steering, strength)
+            if steering is None or not (one.along_texts and names_generated(steering)):
+                figures |= one.read(model, steering, strength)
         return figures
 
     unsteered = read(None, 0.0)
@@ -245,6 +267,8 @@ def _record(
             ]
             controls = _join(beside) if beside and condition.kind == METHOD else None
             for number, name in enumerate(measures):
+                if name not in figures:
+                    continue
                 cell = row, column, number
                 values[cell] = _row(bootstrap.level(figures[name]))
                 shifts[cell] = _row(bootstrap.difference(figures[name], unsteered[name]))

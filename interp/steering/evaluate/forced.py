@@ -98,6 +98,7 @@ class ConceptWords:
     """
 
     measures = ("concept", "attribute words", "retention")
+    along_texts = True
 
     def __init__(
         self, model: Model, target: str, texts: Sequence[AttributedText], batch_size: int = 32

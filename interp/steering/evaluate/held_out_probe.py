@@ -30,6 +30,7 @@ class HeldOutProbe:
     """
 
     measures = ("log odds",)
+    along_texts = True
 
     def __init__(
         self,

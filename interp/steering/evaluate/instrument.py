@@ -14,6 +14,9 @@ from interp.steering.steering import Steering
 class Instrument(Protocol):
     """Reads some figures of one model, each on the same prompts whatever acts."""
 
+    along_texts: bool
+    """Whether it reads given texts, in which no token is generated."""
+
     @property
     def measures(self) -> tuple[str, ...]:
         """Names of its figures, in order."""

@@ -16,7 +16,7 @@ from interp.results.provenance import Provenance
 from interp.steering.evaluate.controls import random_controls
 from interp.steering.evaluate.evaluate import HELD_OUT
 from interp.steering.evaluate.forced import ExpectedWords
-from interp.steering.evaluate.places import check_steerings, describe_place
+from interp.steering.evaluate.places import check_steerings, describe_place, refuse_generated
 from interp.steering.evaluate.strengths import equal_strengths
 from interp.steering.evaluate.tally import Bootstrap, Tally
 from interp.steering.neutral import NeutralText, read_neutral
@@ -53,6 +53,7 @@ def measure_off_target(
             f"give at least one steering, a dose above 0 and one draw or more; got {len(steerings)}, {dose}, {draws}."
         )
     check_steerings(model, steerings)
+    refuse_generated(steerings)
     begun = time.perf_counter()
     text = read_neutral(model, neutral, n=32, seed=seed)
     words = ExpectedWords(model, attributed_texts(n, HELD_OUT + seed), 2 * batch_size)

@@ -16,9 +16,10 @@ from interp.steering.evaluate.controls import (
     random_controls,
     shuffled_controls,
 )
+from interp.steering.kl import names_generated
 from interp.steering.steering import Steering, place_of
 from interp.steering.world import contrast_prompts
-from interp.types import GENERATED, Site
+from interp.types import Site
 
 _WORLD_CONTRAST = 128
 """Prompts a side that labels are shuffled of, where none are given."""
@@ -115,23 +116,24 @@ def check_controls(kinds: Sequence[str]) -> tuple[str, ...]:
 
 
 def check_steerings(model: Model, steerings: Mapping[str, Steering]) -> str:
-    """The digest of the model's weights.
-
-    Raises :class:`SteeringError` for a steering of other weights, and one with steps on generated tokens only.
-    """
+    """The digest of the model's weights. Raises :class:`SteeringError` for a steering of other weights."""
     here = digest_weights(model)
     for name, one in steerings.items():
         if one.model_digest not in (None, here):
             raise SteeringError(
                 f"{name!r} was made for weights {one.model_digest}; model {model.name!r} has {here}."
             )
-        late = [str(step) for step in one.steps if step.site.positions == (GENERATED,)]
-        if late:
-            raise SteeringError(
-                f"{name!r} acts on generated tokens only ({', '.join(late)}), and figures are read along given texts, "
-                "which have none; evaluate steering.at(), the same at every token."
-            )
     return here
+
+
+def refuse_generated(steerings: Mapping[str, Steering]) -> None:
+    """Raise :class:`SteeringError` for steps at generated tokens, of which given texts have none."""
+    for name, one in steerings.items():
+        if names_generated(one):
+            raise SteeringError(
+                f"{name!r} acts on generated tokens ({', '.join(map(str, one.steps))}), and these figures are read "
+                "along given texts, which have none; evaluate steering.at(), the same at every token."
+            )
 
 
 def world_rows(

@@ -24,6 +24,7 @@ class NeutralSideEffects:
     """
 
     measures = ("loss", "kl", "entropy")
+    along_texts = False
 
     def __init__(self, text: NeutralText, batch_size: int = 16) -> None:
         self.text, self.batch_size = text, batch_size

@@ -172,8 +172,26 @@ def test_bad_input(mix, happy, tiny):
         evaluate_steering(mix, {"a": happy}, "sentiment=positiv", **good)
     with pytest.raises(SteeringError, match="kind of control"):
         evaluate_steering(mix, {"a": happy}, "sentiment=positive", controls=("noise",))
-    with pytest.raises(SteeringError, match=r"generated tokens only \(add\(resid_post\[1\]@gen\)\)"):
-        evaluate_steering(mix, {"a": happy.at("gen")}, "sentiment=positive", **good)
+    with pytest.raises(SteeringError, match=r"generated tokens \(add\(resid_post\[1\]@gen\)\)"):
+        evaluate_steering(
+            mix, {"a": happy.at("gen")}, positive=["The cook"] * 8, negative=["A cook"] * 8, **good
+        )
+
+
+def test_steerings_of_generated_tokens_are_judged_by_what_is_written(mix, happy, contrast, mix_text):
+    options = dict(doses=(0.4,), neutral=mix_text, contrast=contrast, controls=("random",), draws=2, n=12)
+    alone = evaluate_steering(mix, {"gen": happy.at("gen")}, "sentiment=positive", **options)
+    assert "concept" not in alone.measures and alone.effect == "generated"
+    assert alone.at("gen", 0.4, "generated", "shifts").value > 0.2
+    assert alone.at("gen", 0.4, "kl").value > 0 and "gen: acts on generated" in alone.provenance.notes[-1]
+    both = evaluate_steering(mix, {"gen": happy.at("gen"), "all": happy}, "sentiment=positive", **options)
+    assert both.effect == "concept"
+    for measure in ("concept", "log odds"):
+        assert math.isnan(both.at("gen", 0.4, measure).value)
+        assert math.isfinite(both.at("all", 0.4, measure).value)
+    for measure in alone.measures:
+        assert both.at("gen", 0.4, measure) == alone.at("gen", 0.4, measure)
+    assert both.plot() is not None and "undefined" in both.summary()
 
 
 def test_a_contrast_of_another_model_is_refused(mix, happy, contrast):
@@ -205,7 +223,7 @@ def test_the_off_target_matrix_has_its_effect_on_target(mix, happy, mix_text):
         measure_off_target(mix, {"a": happy}, math.inf)
     with pytest.raises(SteeringError, match="was made for weights 0"):
         measure_off_target(mix, {"a": replace(happy, model_digest="0")})
-    with pytest.raises(SteeringError, match="generated tokens only"):
+    with pytest.raises(SteeringError, match="acts on generated tokens"):
         measure_off_target(mix, {"a": happy.at("gen")})
 
 
