@@ -106,7 +106,7 @@ class DoseCalibration(Record):
             )
             raise RecordError(
                 f"a dose of {dose:g} nats lies outside {low:.3g} to {high:.3g}: {why}. Ask for less, or calibrate "
-                "with a larger max_dose."
+                "with a larger max_dose (an operation that has an end, as projecting out, reaches no more)."
             )
         return sign * float(np.interp(wanted, y, x))
 

@@ -94,6 +94,10 @@ def fit_controller(
         raise SteeringError(
             f"give dose=... or strength=..., one of both; got dose={dose}, strength={strength}."
         )
+    if behaviour is not None and not isinstance(behaviour, Behaviour):
+        raise SteeringError(
+            f"a behaviour is what raise_words(up, down) makes, or Behaviour(measure, name); got {behaviour!r}."
+        )
     full = float(strength if dose is None else steering.strength_for(dose))  # type: ignore[arg-type]
     read = [read_site(site) for site in (sites_before(steering) if sites is None else parse_sites(sites))]
     rows = [read_rows(model, side) for side in (act_prompts, leave_prompts)]

@@ -19,7 +19,7 @@ from interp.steering.evaluate.forced import ExpectedWords
 from interp.steering.evaluate.places import check_steerings, describe_place, refuse_generated
 from interp.steering.evaluate.strengths import equal_strengths
 from interp.steering.evaluate.tally import Bootstrap, Tally
-from interp.steering.neutral import NeutralText, read_neutral
+from interp.steering.neutral import NeutralText, read_neutral, reads_world
 from interp.steering.steering import Steering
 from interp.steering.world import attributed_texts
 
@@ -54,6 +54,11 @@ def measure_off_target(
         )
     check_steerings(model, steerings)
     refuse_generated(steerings)
+    if not reads_world(model):
+        raise SteeringError(
+            f"the off-target matrix counts the generated world's words, which model {model.name!r} does not read; load "
+            "a bundled model such as 'mix-4l'."
+        )
     begun = time.perf_counter()
     text = read_neutral(model, neutral, n=32, seed=seed)
     words = ExpectedWords(model, attributed_texts(n, HELD_OUT + seed), 2 * batch_size)

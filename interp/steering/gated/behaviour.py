@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,12 +22,18 @@ class Behaviour:
 
 
 def raise_words(
-    up: Int[Tensor, " n"], down: Int[Tensor, " m"] | None = None, name: str = "log odds of the wanted words"
+    up: Int[Tensor, " n"] | Sequence[int],
+    down: Int[Tensor, " m"] | Sequence[int] | None = None,
+    name: str = "log odds of the wanted words",
 ) -> Behaviour:
     """Log odds of any token of ``up`` against any of ``down`` (against all others if left out), in nats.
 
     Raises :class:`SteeringError` for no tokens, for tokens on both sides, and for ids outside the vocabulary.
     """
+    sides = [torch.as_tensor(ids) for ids in (up, down) if ids is not None]
+    if any(side.ndim != 1 or side.is_floating_point() for side in sides):
+        raise SteeringError(f"tokens of a behaviour are lists of ids; got {up!r} and {down!r}.")
+    up, down = sides[0], sides[1] if len(sides) > 1 else None
     if not len(up) or (down is not None and not len(down)):
         raise SteeringError("a behaviour needs tokens to raise, and tokens to lower where these are given.")
     if int(up.min()) < 0 or (down is not None and int(down.min()) < 0):

@@ -113,6 +113,11 @@ def test_log_odds_of_words():
         raise_words(torch.tensor([-1]))
     with pytest.raises(SteeringError, match=r"token 99999; the model has 0\.\."):
         raise_words(up, torch.tensor([99999])).measure(logits)
+    torch.testing.assert_close(
+        raise_words(up.tolist(), down.tolist()).measure(logits), against.measure(logits)
+    )
+    with pytest.raises(SteeringError, match="lists of ids"):
+        raise_words(torch.tensor([0.5]))
 
 
 @pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
