@@ -99,6 +99,7 @@ if TYPE_CHECKING:
     from interp.errors import SteeringError as SteeringError
     from interp.errors import TaskError as TaskError
     from interp.errors import TokenizationError as TokenizationError
+    from interp.errors import UnreachedDoseError as UnreachedDoseError
     from interp.lenses import attention_patterns as attention_patterns
     from interp.lenses import direct_logit_attribution as direct_logit_attribution
     from interp.lenses import logit_lens as logit_lens
@@ -315,6 +316,7 @@ _EXPORTS = {
         "SteeringError",
         "TaskError",
         "TokenizationError",
+        "UnreachedDoseError",
     ),
     "interp.lenses": (
         "attention_patterns",

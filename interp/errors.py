@@ -58,6 +58,10 @@ class SteeringError(InterpError):
     """A steering, its extraction, its dose or its baking was asked for something that has no meaning."""
 
 
+class UnreachedDoseError(SteeringError):
+    """No strength of a steering has the dose that was asked for."""
+
+
 class LensError(InterpError):
     """A lens or a head score was asked for something that has no meaning."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from interp.errors import SiteError, unknown_name
@@ -81,6 +81,13 @@ def _absent(component: str, family: Family, traits: Traits) -> str:
     elif component == "mlp_pre_linear" and not traits.gated_mlp:
         why = " (its MLP is not gated)"
     return f"a {family.name} model has no {component!r}{why}. It has: {', '.join(known)}."
+
+
+def in_every_layer(site: Site, traits: Traits) -> list[Site]:
+    """The site in every layer, where it names none; else itself."""
+    if site.layer is not None or site.component == "embed":
+        return [site]
+    return [replace(site, layer=layer) for layer in range(traits.n_layers)]
 
 
 def expand(

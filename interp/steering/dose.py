@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from interp.errors import SteeringError
+from interp.errors import SteeringError, UnreachedDoseError
 from interp.models.model import Model
 from interp.models.text_data import Prompts
 from interp.results.provenance import Provenance
@@ -150,15 +150,15 @@ def find_strength(
         return 0.0
     sign, wanted = (-1.0 if dose < 0 else 1.0), abs(dose)
     root = _root_of_kl(KLMeter(model, steering, text, batch_size=batch_size), sign)
-    bracket = _bracket(root, wanted**0.5, _full_strength(steering))
+    bracket = _bracket(root, wanted**0.5, full_strength(steering))
     if bracket.at_high**2 < wanted * (1 - tolerance):
-        raise SteeringError(
+        raise UnreachedDoseError(
             f"no strength up to {bracket.high:g} reaches {wanted:g} nats: {bracket.at_high**2:.4g} there "
             f"({steering!r})."
         )
     found, at_found = _close_in(root, wanted**0.5, bracket, tolerance)
     if abs(at_found**2 / wanted - 1) > tolerance:
-        raise SteeringError(
+        raise UnreachedDoseError(
             f"the KL jumps past {wanted:g} nats at strength {sign * found:g}, from {bracket.at_low**2:.4g} to "
             f"{at_found**2:.4g} nats; ask for another dose or a larger tolerance ({steering!r})."
         )
@@ -191,7 +191,7 @@ def _measure_sides(
     return [strengths[i] for i in order], KLByRow(found.total[order], found.count)
 
 
-def _full_strength(steering: Steering) -> float | None:
+def full_strength(steering: Steering) -> float | None:
     """The strength at which some step has reached its end; ``None`` where there is always more."""
     found = [
         step.operation.full_strength / abs(step.weight)
@@ -205,7 +205,7 @@ def _largest_strength(meter: KLMeter, sign: float, max_dose: float) -> float:
     """A strength of this sign with a KL of a little more than ``max_dose``, or the largest there is; 0 for none."""
     root = _root_of_kl(meter, sign)
     wanted = (_MARGIN * max_dose) ** 0.5
-    bracket = _bracket(root, wanted, _full_strength(meter.steering))
+    bracket = _bracket(root, wanted, full_strength(meter.steering))
     if bracket.at_high == 0:
         return 0.0
     if bracket.at_high <= wanted:

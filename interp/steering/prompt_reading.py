@@ -13,6 +13,7 @@ from torch import Tensor
 from interp.errors import SteeringError
 from interp.models.capture import capture
 from interp.models.model import Model
+from interp.models.sites import in_every_layer
 from interp.models.text_data import Prompts, encode_item, open_items, pad_prompts
 from interp.steering.steering import place_of
 from interp.types import Site, parse_site
@@ -79,9 +80,7 @@ def every_layer(model: Model, site: Site) -> list[Site]:
     """The site in every layer, where it names none. Raises :class:`SteeringError` for a site with rows."""
     if site.rows is not None:
         raise SteeringError(f"extraction reads every prompt; {site} names rows.")
-    if site.layer is not None or site.component == "embed":
-        return [site]
-    return [replace(site, layer=layer) for layer in range(model.traits.n_layers)]
+    return in_every_layer(site, model.traits)
 
 
 def read_side(

@@ -216,7 +216,7 @@ def test_a_steering_that_saturates_ends_where_more_brings_no_more(model, text):
     assert float(found.strengths.max()) < 2**14
     swamped = float(measure_kl(model, steering, [2.0**13], text).mean)
     assert found.doses[1] == pytest.approx(swamped, rel=0.1)
-    with pytest.raises(SteeringError, match=r"no strength up to .* reaches 1000 nats"):
+    with pytest.raises(UnreachedDoseError, match=r"no strength up to .* reaches 1000 nats"):
         find_strength(model, steering, 1e3, text)
 
 
@@ -240,7 +240,7 @@ def test_a_strength_that_cannot_be_found(model, text, monkeypatch):
     import interp.steering.dose as dose
 
     monkeypatch.setattr(dose, "_root_of_kl", lambda meter, sign: lambda s: 0.1 if s < 0.3 else 2.0)
-    with pytest.raises(SteeringError, match=r"jumps past 1 nats at strength 0\.3"):
+    with pytest.raises(UnreachedDoseError, match=r"jumps past 1 nats at strength 0\.3"):
         find_strength(model, adding(), 1.0, text)
     monkeypatch.setattr(dose, "_root_of_kl", lambda meter, sign: lambda s: math.inf if s > 0.5 else s)
     assert find_strength(model, adding(), 0.16, text) == pytest.approx(0.4, rel=0.01)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from interp.errors import SteeringError
 from interp.models.model import Model
+from interp.models.sites import in_every_layer
 from interp.models.text_data import Prompts
 from interp.results.provenance import Provenance
 from interp.results.steering_gate import ConditionReport
@@ -76,7 +77,7 @@ def fit_condition(
     """
     begun = time.perf_counter()
     _check_confidence(confidence)
-    wanted = [read_site(whole) for site in parse_sites(sites) for whole in _layers(model, site)]
+    wanted = [read_site(whole) for site in parse_sites(sites) for whole in in_every_layer(site, model.traits)]
     parts = [
         _part(read_rows(model, side), seed, name) for name, side in (("yes", yes_prompts), ("no", no_prompts))
     ]
@@ -153,12 +154,6 @@ def _report(
         confidence=confidence,
         provenance=provenance,
     )
-
-
-def _layers(model: Model, site: Site) -> list[Site]:
-    if site.layer is not None or site.component == "embed":
-        return [site]
-    return [replace(site, layer=layer) for layer in range(model.traits.n_layers)]
 
 
 def _part(rows: Rows, seed: int, name: str) -> tuple[Rows, Rows, Rows]:

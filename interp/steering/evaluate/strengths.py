@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import SteeringError
+from interp.errors import UnreachedDoseError
 from interp.models.model import Model
-from interp.steering.dose import find_strength
+from interp.steering.dose import find_strength, full_strength
 from interp.steering.kl import KLMeter
 from interp.steering.neutral import NeutralText
 from interp.steering.steering import Steering
@@ -33,12 +33,7 @@ def equal_strengths(
     What :func:`interp.steering.dose.find_strength` finds, for several doses in a few passes: the root of the
     KL is about even in the strength. NaN where no strength reaches a dose.
     """
-    ends = [
-        step.operation.full_strength / abs(step.weight)
-        for step in steering.steps
-        if step.operation.full_strength is not None and step.weight
-    ]
-    end = min(ends, default=float("inf"))
+    end = full_strength(steering) or float("inf")
     known, found = {0.0: 0.0}, dict.fromkeys(doses, float("nan"))
     guesses = {dose: min(1.0, end) for dose in doses}
     meter = KLMeter(model, steering, text, batch_size=batch_size)
@@ -75,5 +70,5 @@ def _search(
 ) -> float:
     try:
         return find_strength(model, steering, dose, text, tolerance=tolerance, batch_size=batch_size)
-    except SteeringError:
+    except UnreachedDoseError:
         return float("nan")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,6 +13,7 @@ from interp.errors import SteeringError
 from interp.models.intervene import intervene
 from interp.models.interventions import Intervention, Place
 from interp.models.model import Model
+from interp.models.sites import in_every_layer
 from interp.models.text_data import Prompts, encode_item, open_items, pad_prompts
 from interp.steering.contrast import READ_AT
 from interp.steering.steering import place_of
@@ -53,9 +54,7 @@ def sites_of_layers(model: Model, sites: SiteLike | Iterable[SiteLike]) -> tuple
             raise SteeringError(
                 f"maps are of whole vectors of tokens; {site} is none. Take resid_post, z ..."
             )
-        everywhere = site.layer is None and site.component != "embed"
-        layers = range(model.traits.n_layers) if everywhere else (site.layer,)
-        listed += [replace(site, layer=layer) for layer in layers]
+        listed += in_every_layer(site, model.traits)
     if len({place_of(site) for site in listed}) < len(listed) or not listed:
         raise SteeringError(
             f"maps need at least one site, each of them once; got {', '.join(map(str, listed)) or 'none'}."

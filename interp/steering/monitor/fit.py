@@ -15,6 +15,7 @@ from interp.errors import SteeringError, unknown_name
 from interp.models.capture import capture
 from interp.models.digest import digest_weights
 from interp.models.model import Model
+from interp.models.sites import in_every_layer
 from interp.models.text_data import Prompts, encode_item, open_items, pad_prompts
 from interp.models.text_digest import describe_data
 from interp.results.detector import DetectorReport
@@ -68,7 +69,7 @@ def fit_detector(
     """
     if measure not in ("dot", "cosine", "prototypes"):
         raise SteeringError(unknown_name("measure", measure, ("dot", "cosine", "prototypes")))
-    sites = _layers(model, site)
+    sites = tuple(one for named in parse_sites(site) for one in in_every_layer(named, model.traits))
     p, p_test = _part(_rows(model, positive, "positive"), (test_share,), seed, "positive")
     n, n_test, n_held = _part(
         _rows(model, negative, "negative"), (test_share, calibration_share), seed + 1, "negative"
@@ -192,14 +193,6 @@ def detector_of(
         data=steering.data,
         provenance=steering.provenance,
     )
-
-
-def _layers(model: Model, site: SiteLike | Iterable[SiteLike]) -> tuple[Site, ...]:
-    found: list[Site] = []
-    for one in parse_sites(site):
-        whole = one.layer is None and one.component != "embed"
-        found += [replace(one, layer=i) for i in range(model.traits.n_layers)] if whole else [one]
-    return tuple(found)
 
 
 def _rows(model: Model, prompts: Prompts, name: str) -> list[Tensor]:

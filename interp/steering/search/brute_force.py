@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.errors import SteeringError
+from interp.errors import UnreachedDoseError
 from interp.models.model import Model
 from interp.steering.dose import find_strength
 from interp.steering.neutral import NeutralText
@@ -33,13 +34,10 @@ def find_strengths(
     for number, candidate in enumerate(tqdm(candidates.every, disable=not progress, desc="equal KL")):
         steering = candidate.add()
         for column, dose in enumerate(doses):
-            try:
+            with contextlib.suppress(UnreachedDoseError):
                 found[number, column] = find_strength(
                     model, steering, dose, text, tolerance=tolerance, batch_size=batch_size
                 )
-            except SteeringError as error:
-                if "reaches" not in str(error):
-                    raise
     return found
 
 
