@@ -14,7 +14,7 @@ from torch import Tensor
 from word_tokenizer import make_tokenizer
 
 import interp
-from interp.errors import RecordError, SteeringError
+from interp.errors import RecordError, SteeringError, UnreachedDoseError
 from interp.steering.dose import calibrate_dose, find_strength, kl_by_token, measure_kl
 from interp.steering.kl import KLMeter
 from interp.steering.neutral import NeutralText, read_neutral
