@@ -78,6 +78,10 @@ class BenchError(InterpError):
     """A benchmark was asked for something that has no meaning, or its numbers are not the peer's."""
 
 
+class KernelError(InterpError):
+    """A GPU kernel was asked for where it cannot run, or with tensors that do not fit each other."""
+
+
 class ExportError(InterpError):
     """A figure or report cannot be written."""
 

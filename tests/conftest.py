@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from collections.abc import Callable
@@ -9,9 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if not torch.cuda.is_available():
+    # read when a kernel is defined: without a GPU Triton's interpreter runs it
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from shape_checks import check_shapes_of
@@ -26,9 +31,11 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def _has_cuda() -> bool:
-    import torch
-
     return torch.cuda.is_available()
+
+
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 def _has_git() -> bool:
@@ -44,6 +51,7 @@ def _has_hooked_transformer() -> bool:
 # marker: (what a test needs, why it is skipped without); no test skips itself in another way
 SKIPS: dict[str, tuple[Callable[[], bool], str]] = {
     "cuda": (_has_cuda, "needs a CUDA device"),
+    "triton": (_has_triton, "needs Triton, which there is for Linux only"),
     "git": (_has_git, "needs a git checkout, to know which files are part of the project"),
     "hooked_transformer": (
         _has_hooked_transformer,

@@ -7,10 +7,10 @@ to the model's own logits before they are used (:func:`stack_of`).
 """
 
 from interp.models.blocks.flight import attend as attend
-from interp.models.blocks.flight import mix_heads as mix_heads
 from interp.models.blocks.flight import mlp_in_parts as mlp_in_parts
 from interp.models.blocks.flight import run_mlp as run_mlp
 from interp.models.blocks.geometry import Geometry as Geometry
+from interp.models.blocks.mixing import mix_heads as mix_heads
 from interp.models.blocks.stack import Stack as Stack
 from interp.models.blocks.stack import UnsupportedError as UnsupportedError
 from interp.models.blocks.stack import stack_of as stack_of

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.models.blocks.block import Block
-from interp.models.blocks.geometry import Geometry
+from interp.models.blocks.mixing import meet_waves, mix_waves
 from interp.models.blocks.stack import Stack
 from interp.models.blocks.waves import BLIND, KeyValues, Watcher, Wave
 
@@ -48,14 +48,11 @@ def attend(
     projected = dict(zip(names, block.project(x, *names), strict=True))
     keys = _split_heads(projected["keys"], waves, stack.traits.n_kv_heads)
     values = _split_heads(projected["values"], waves, stack.traits.n_kv_heads)
-    met = [_meet(block, wave, k, v, base, watcher) for wave, k, v in zip(waves, keys, values, strict=True)]
+    met = meet_waves(block, waves, keys, values, base, watcher)
     if narrow_to is not None:
         projected["queries"] = block.queries(_narrow(waves, x, narrow_to))
     queries = _split_heads(projected["queries"], waves, stack.traits.n_heads)
-    z = [
-        _mix_values(block, wave, q, *kv, base, watcher)
-        for wave, q, kv in zip(waves, queries, met, strict=True)
-    ]
+    z = mix_waves(block, waves, queries, met, base, watcher)
     flat = block.output(_join([part.flatten(0, 1).flatten(1) for part in z]))
     if watcher.wants("result", layer):
         for wave, heads, o in zip(waves, z, _views(flat, waves), strict=True):
@@ -70,21 +67,6 @@ def attend(
             wave.resid = wave.resid + out
     if not stack.traits.parallel_blocks and block.has_mlp:
         _watch_stream("resid_mid", layer, waves, watcher)
-
-
-def mix_heads(
-    block: Block,
-    wave: Wave,
-    q: Float[Tensor, "row pos head d_head"],
-    k: Float[Tensor, "row pos kv_head d_head"],
-    v: Float[Tensor, "row pos kv_head d_head"],
-    base: KeyValues,
-) -> Float[Tensor, "row pos head d_head"]:
-    """``z`` of every head from queries, keys and values given at a wave's columns, raw as the model projects them.
-
-    Of the wave only the rows and columns matter; before its first column keys and values are the base run's.
-    """
-    return _mix_values(block, wave, q, *_meet(block, wave, k, v, base, BLIND), base, BLIND)
 
 
 def run_mlp(stack: Stack, layer: int, waves: Sequence[Wave], watcher: Watcher = BLIND) -> None:
@@ -105,76 +87,6 @@ def run_mlp(stack: Stack, layer: int, waves: Sequence[Wave], watcher: Watcher = 
             wave.resid = wave.resid if part is None else wave.resid + part
         wave.attn_out = None
     _watch_stream("resid_post", layer, waves, watcher)
-
-
-def _meet(
-    block: Block, wave: Wave, k: Tensor, v: Tensor, base: KeyValues, watcher: Watcher
-) -> tuple[Tensor, Tensor]:
-    """A wave's own keys and values [row, kv_head, src, d_head], as its queries meet them."""
-    k, v = _seen("k", block.layer, wave, k, watcher), _seen("v", block.layer, wave, v, watcher)
-    cos, sin = _rotation(wave, base.geometry)
-    k, v = (x.transpose(1, 2) for x in (block.turn_keys(k, cos, sin), v))
-    _seen("keys", block.layer, wave, k, watcher)
-    _seen("values", block.layer, wave, v, watcher)
-    return k, v
-
-
-def _mix_values(
-    block: Block, wave: Wave, q: Tensor, k: Tensor, v: Tensor, base: KeyValues, watcher: Watcher
-) -> Float[Tensor, "row pos head d_head"]:
-    """Outputs of every head before W_O."""
-    layer, n_rows, n_dest = block.layer, wave.n_rows, q.shape[1]
-    n_kv, group = block.traits.n_kv_heads, block.traits.group_size
-    q = block.turn_queries(_seen("q", layer, wave, q, watcher), *_rotation(wave, base.geometry))
-    q = q.transpose(1, 2)
-    _seen("queries", layer, wave, q, watcher)
-    q = q.reshape(n_rows, n_kv, group * n_dest, q.shape[-1])
-    products = q @ k.transpose(-1, -2)
-    before = _Before(wave, base, layer)
-    if before.n:
-        products = torch.cat([before.products(q), products], dim=-1)
-    visible = wave.take(base.geometry.visible[block.window])[:, None, :, : wave.stop]
-    scores = _seen("attn_scores", layer, wave, block.score(products, visible, group), watcher)
-    pattern = _seen("pattern", layer, wave, block.weigh(scores), watcher)
-    pattern = pattern.reshape(n_rows, n_kv, group * n_dest, -1)
-    z = pattern[..., before.n :] @ v
-    if before.n:
-        z = z + before.mix(pattern[..., : before.n])
-    z = z.view(n_rows, n_kv * group, n_dest, -1).transpose(1, 2)
-    return _seen("z", layer, wave, z, watcher)
-
-
-class _Before:
-    """The base run's keys and values before a wave begins, which are never copied for its rows."""
-
-    def __init__(self, wave: Wave, base: KeyValues, layer: int) -> None:
-        self.n = wave.start
-        if wave.start:
-            assert wave.places is not None
-            self.places = wave.places
-            present = wave.prompts[wave.places.rows[:, 0]]
-            tables = (base.keys[layer], base.values[layer])
-            every = len(present) == len(tables[0])
-            self.keys, self.values = (
-                table[:, :, : self.n] if every else table[:, :, : self.n].index_select(0, present)
-                for table in tables
-            )
-
-    def products(self, q: Float[Tensor, "row kv_head n d_head"]) -> Float[Tensor, "row kv_head n before"]:
-        """Queries times these keys."""
-        grouped = self.places.group(q) @ self.keys.transpose(-1, -2)
-        return self.places.ungroup(grouped, q.shape[2])
-
-    def mix(self, pattern: Float[Tensor, "row kv_head n before"]) -> Float[Tensor, "row kv_head n d_head"]:
-        """These values, weighted."""
-        grouped = self.places.group(pattern) @ self.values
-        return self.places.ungroup(grouped, pattern.shape[2])
-
-
-def _rotation(wave: Wave, geometry: Geometry) -> tuple[Tensor | None, Tensor | None]:
-    if geometry.cos is None or geometry.sin is None:
-        return None, None
-    return wave.take(geometry.cos), wave.take(geometry.sin)
 
 
 def _narrow(waves: Sequence[Wave], x: Tensor, columns: Tensor) -> Tensor:
@@ -214,10 +126,6 @@ def mlp_in_parts(block: Block, x: Float[Tensor, "n d_model"]) -> Float[Tensor, "
     for part, into in zip(x.split(size), out.split(size), strict=True):
         block.mlp(part, into)
     return out
-
-
-def _seen(component: str, layer: int, wave: Wave, value: Tensor, watcher: Watcher) -> Tensor:
-    return watcher.see(component, layer, wave, value) if watcher.wants(component, layer) else value
 
 
 def _watch(
