@@ -1,0 +1,1 @@
+"""Shapes at which kernels are checked and timed, one file an operation."""
