@@ -6,8 +6,12 @@ Triton's own compiler down to machine code; nothing runs, so outputs mean nothin
 
 from __future__ import annotations
 
+import dataclasses
+import importlib.util
+import json
 import re
 import subprocess
+import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -52,8 +56,11 @@ class Compiled:
 
 
 @contextmanager
-def compiling_for(capability: int = 90) -> Iterator[list[Compiled]]:
-    """Inside, kernels launched under ``use_kernels("triton")`` are compiled, all configs of them, and not run."""
+def compiling_for(capability: int = 90, every_config: bool = True) -> Iterator[list[Compiled]]:
+    """Inside, kernels launched under ``use_kernels("triton")`` are compiled and not run.
+
+    All configs of a tuned kernel, or the first of them.
+    """
     found: list[Compiled] = []
     seen: set[Any] = set()
 
@@ -90,7 +97,7 @@ def compiling_for(capability: int = 90) -> Iterator[list[Compiled]]:
         found.append(Compiled(self.fn.__name__, label, kernel.metadata.shared, registers, spilled))
 
     def tune(self: Any, *args: Any, **kwargs: Any) -> None:
-        for config in self.configs:
+        for config in self.configs if every_config else self.configs[:1]:
             self.fn.run(*args, **kwargs, **config.all_kwargs())
 
     def decide(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -107,9 +114,11 @@ def compiling_for(capability: int = 90) -> Iterator[list[Compiled]]:
         JITFunction.run, Autotuner.run, Heuristics.run, backend.is_interpreted = before
 
 
-def compile_launches(run: Callable[[], object], capability: int = 90) -> list[Compiled]:
+def compile_launches(
+    run: Callable[[], object], capability: int = 90, every_config: bool = True
+) -> list[Compiled]:
     """What the compiler says of every kernel that ``run`` launches; errors of Triton's compiler are raised."""
-    with compiling_for(capability) as found, backend.use_kernels("triton"):
+    with compiling_for(capability, every_config) as found, backend.use_kernels("triton"):
         run()
     return found
 
@@ -145,3 +154,20 @@ def _resources(ptx: str, capability: int) -> tuple[int, int]:
                 return (int(registers.group(1)) if registers else 0, int(spilled.group(1)) if spilled else 0)
             refused.append(said)
     raise RuntimeError(f"the assembler refuses a kernel: {' '.join(refused)}")
+
+
+def main() -> None:
+    """Compile the launches of the operations named on the command line; one line of JSON for each kernel."""
+    for operation in sys.argv[1:]:
+        path = Path(__file__).parent / "kernels" / operation / "launches.py"
+        spec = importlib.util.spec_from_file_location(f"launches_of_{operation}", path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        for name, run in module.launches().items():
+            for kernel in compile_launches(run, every_config=False):
+                sys.stdout.write(json.dumps({"launch": name} | dataclasses.asdict(kernel)) + "\n")
+
+
+if __name__ == "__main__":
+    main()
