@@ -89,6 +89,7 @@ if TYPE_CHECKING:
     from interp.errors import ExportError as ExportError
     from interp.errors import InterpError as InterpError
     from interp.errors import InterventionError as InterventionError
+    from interp.errors import KernelError as KernelError
     from interp.errors import LensError as LensError
     from interp.errors import MetricError as MetricError
     from interp.errors import ModelError as ModelError
@@ -100,6 +101,7 @@ if TYPE_CHECKING:
     from interp.errors import TaskError as TaskError
     from interp.errors import TokenizationError as TokenizationError
     from interp.errors import UnreachedDoseError as UnreachedDoseError
+    from interp.kernels import use_kernels as use_kernels
     from interp.lenses import attention_patterns as attention_patterns
     from interp.lenses import direct_logit_attribution as direct_logit_attribution
     from interp.lenses import logit_lens as logit_lens
@@ -150,6 +152,7 @@ if TYPE_CHECKING:
     from interp.results import Faithfulness as Faithfulness
     from interp.results import FeatureRecovery as FeatureRecovery
     from interp.results import Graph as Graph
+    from interp.results import KernelTimings as KernelTimings
     from interp.results import LatentProfile as LatentProfile
     from interp.results import OffTarget as OffTarget
     from interp.results import PatchScores as PatchScores
@@ -306,6 +309,7 @@ _EXPORTS = {
         "ExportError",
         "InterpError",
         "InterventionError",
+        "KernelError",
         "LensError",
         "MetricError",
         "ModelError",
@@ -318,6 +322,7 @@ _EXPORTS = {
         "TokenizationError",
         "UnreachedDoseError",
     ),
+    "interp.kernels": ("use_kernels",),
     "interp.lenses": (
         "attention_patterns",
         "direct_logit_attribution",
@@ -379,6 +384,7 @@ _EXPORTS = {
         "Faithfulness",
         "FeatureRecovery",
         "Graph",
+        "KernelTimings",
         "LatentProfile",
         "OffTarget",
         "PatchScores",

@@ -32,3 +32,20 @@ class Report(Generic[RowT]):
     tables: Sequence[Table]
     notes: Sequence[str]
     last_line: str
+
+
+def write_plainly(report: Report[RowT]) -> str:
+    """Tables, notes and the last line as text in columns, for where nothing prints tables."""
+    lines: list[str] = []
+    for table in report.tables:
+        rows = [table.headings, *table.cells]
+        widths = [max(len(cells[i]) for cells in rows) for i in range(len(table.headings))]
+        lines.append(table.title)
+        for cells in rows:
+            first, *others = [
+                cell.rjust(width) if i else cell.ljust(width)
+                for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
+            ]
+            lines.append("  ".join([f"  {first}", *others]).rstrip())
+        lines.append("")
+    return "\n".join([*lines, *report.notes, report.last_line])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from interp.cli import bench_kernels, bench_steering
 from interp.cli.bench_runs import (
     CsvOption,
     DeviceOption,
@@ -20,7 +21,6 @@ from interp.cli.bench_runs import (
     say,
     share_cores,
 )
-from interp.cli.bench_steering import add_commands
 from interp.errors import BenchError
 
 if TYPE_CHECKING:
@@ -303,4 +303,5 @@ def run_coder_models(
     print_report(bench.run_coder_models(plan, where, say, keep), csv)
 
 
-add_commands(bench_app)
+bench_steering.add_commands(bench_app)
+bench_kernels.add_commands(bench_app)

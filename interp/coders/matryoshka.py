@@ -8,7 +8,7 @@ depend on their number.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from jaxtyping import Float
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from interp.coders.coder import Coder
 from interp.coders.encoders import Fired
-from interp.kernels.coder_step import sparse_decode
+from interp.kernels.coder_step import SparseLatents, kernels_run, sparse_decode
 
 
 class MatryoshkaCoder(Coder):
@@ -25,12 +25,23 @@ class MatryoshkaCoder(Coder):
     def _reconstruction(
         self, target: Tensor, out: Tensor, fired: Sequence[Fired], x: Tensor
     ) -> Float[Tensor, ""]:
-        (part,) = fired
-        begin, losses = 0, []
+        losses = []
         rebuilt: Tensor = self.b_dec
-        for end in self.config.nested_widths:
-            inside = (part.latents.latents >= begin) & (part.latents.latents < end)
-            rebuilt = rebuilt + sparse_decode(part.latents.select(inside), self.W_dec)
+        for added in self._parts(fired[0].latents):
+            rebuilt = rebuilt + added
             losses.append((target - rebuilt).square().sum(1).mean())
-            begin = end
         return torch.stack(losses).mean()
+
+    def _parts(self, latents: SparseLatents) -> Iterable[Float[Tensor, "row d_out"]]:
+        """What each width adds to the one before it."""
+        widths = self.config.nested_widths
+        if kernels_run(latents.values, self.W_dec) and latents.sparse_pays:
+            # as rows of their own, so that all of them are one sum, and one gradient
+            split = latents.split(widths)
+            yield from sparse_decode(split, self.W_dec).unflatten(0, (-1, len(widths))).unbind(1)
+            return
+        begin = 0
+        for end in widths:
+            inside = (latents.latents >= begin) & (latents.latents < end)
+            yield sparse_decode(latents.select(inside), self.W_dec)
+            begin = end

@@ -35,7 +35,7 @@ def revival_loss(
         return None
     if state.revival == "ghost":
         return _ghost_loss(encoder, W_dec, x, error, places)
-    return _aux_loss(encoder, W_dec, x, pre, error, places, state)
+    return _aux_loss(encoder, W_dec, x, pre, error, dead, len(places), state)
 
 
 def _aux_loss(
@@ -44,13 +44,14 @@ def _aux_loss(
     x: Tensor,
     pre: Tensor,
     error: Tensor,
-    places: Tensor,
+    dead: Tensor,
+    n_dead: int,
     state: StepState,
 ) -> Tensor:
     wanted = state.aux_k if state.aux_k is not None else max(1, x.shape[1] // 2)
-    k = min(wanted, len(places))
-    values, found = select_top(pre[:, places], k)
-    chosen = SparseLatents.from_top(values, places[found], encoder.d_sae)
+    k = min(wanted, n_dead)
+    values, found = select_top(pre, k, allowed=dead)
+    chosen = SparseLatents.from_top(values, found, encoder.d_sae)
     entries = attach_encoder(chosen, x, encoder.W_enc, encoder.b_enc)
     rebuilt = sparse_decode(entries.with_values(entries.values.relu()), W_dec)
     # few dead latents cannot rebuild much: they are not pulled at as hard

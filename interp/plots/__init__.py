@@ -51,6 +51,7 @@ from interp.plots.probing import plot_probing as plot_probing
 from interp.plots.recovery import plot_recovery as plot_recovery
 from interp.plots.relation_neurons import plot_relation_neurons as plot_relation_neurons
 from interp.plots.repair import plot_repair as plot_repair
+from interp.plots.roofline import plot_roofline as plot_roofline
 from interp.plots.sets import plot_sets as plot_sets
 from interp.plots.steered_text import plot_steered_text as plot_steered_text
 from interp.plots.steered_text import steered_text_html as steered_text_html

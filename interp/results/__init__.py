@@ -51,6 +51,8 @@ from interp.results.head_attribution import HeadAttribution as HeadAttribution
 from interp.results.head_ranking import RankingQuality as RankingQuality
 from interp.results.history import TrainingHistory as TrainingHistory
 from interp.results.induction_latents import InductionLatents as InductionLatents
+from interp.results.kernel_timings import KernelTiming as KernelTiming
+from interp.results.kernel_timings import KernelTimings as KernelTimings
 from interp.results.lens import LensTargets as LensTargets
 from interp.results.lens import LogitAttribution as LogitAttribution
 from interp.results.lens import LogitLens as LogitLens

@@ -10,6 +10,7 @@ from fake_circuits import circuit_gallery
 from fake_coders import coder_gallery
 from fake_discrete import discrete_gallery
 from fake_ground_truth import ground_truth_gallery
+from fake_kernels import kernel_gallery
 from fake_latents import latent_gallery
 from fake_recovery import recovery_gallery
 from fake_results import make_ablation as make_ablation
@@ -134,6 +135,7 @@ def gallery(
         **circuit_gallery(),
         **coder_gallery(),
         **discrete_gallery(),
+        **kernel_gallery(),
         **latent_gallery(),
         **ground_truth_gallery(),
         **recovery_gallery(),

@@ -60,6 +60,7 @@ KINDS = [
     "detector constant", "guard", "guard of two cells",
     "steering dose", "steering dose one side", "steering dose falling", "steering dose large",
     "steering dose nothing", "steered text", "steered text long", "steered text one", "steered text many",
+    "roofline", "roofline of one", "roofline above the roof", "roofline of moves",
 ]  # fmt: skip
 # what no reader sees as text: data, templates (looked at on their own)
 HIDDEN = ("bdata", "dtype", "template", "hovertemplate", "texttemplate")

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Protocol
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.circuits.gradients.writers import ThroughNorm
@@ -124,6 +124,7 @@ class Readers:
         self._traits = traits
         self._back = back
         self._first: dict[tuple[str, int], int] = {}
+        self._units: dict[int, Int[Tensor, " unit"]] = {}
         number = 0
         for key, members in groupby(graph.readers, key=lambda reader: (reader.kind, reader.layer)):
             self._first[key] = number
@@ -163,12 +164,19 @@ class Readers:
     def _norm(self, x: Stream, norm: NormWeights | None) -> _Norm:
         return _Norm(x, norm, self._traits, self._back)
 
+    def _units_of(self, layer: int, device: torch.device) -> Int[Tensor, " unit"]:
+        if layer not in self._units:
+            units = self._graph.units_of(layer)
+            assert units is not None
+            self._units[layer] = torch.tensor(units.indices, device=device)
+        return self._units[layer]
+
     def _read_mlp(self, layer: int, gradient: Tensor, W: Tensor, through: _Norm) -> list[Reading]:
         units, found = self._graph.units_of(layer), list[Reading]()
         if units is not None:
-            chosen = list(units.indices)
+            chosen = self._units_of(layer, gradient.device)
             found.append(_Units(self._first["neuron", layer], gradient[..., chosen], W[:, chosen], through))
-            gradient = gradient.index_fill(-1, torch.tensor(chosen, device=gradient.device), 0.0)
+            gradient = gradient.index_fill(-1, chosen, 0.0)
         if ("mlp", layer) in self._first:
             everything = slice(None)
             whole = (gradient.to(W.dtype) @ W.T)[None]

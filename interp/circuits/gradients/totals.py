@@ -7,6 +7,7 @@ Nothing of the size of all writers times the residual stream is ever made.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,13 +16,18 @@ from torch import Tensor
 
 from interp.circuits.gradients.readers import Readers, Reading, Rows
 from interp.circuits.gradients.writers import Outputs, Writers
+from interp.kernels.edge_scores import pairs_run_as_kernel, score_pairs, sum_by_place
 from interp.patching.attribution.nodes import Node
 from interp.results import Graph
 
 _WRITERS_AT_ONCE = 128
 """So many writers share a tile before it takes more columns; more make its matrix product no faster."""
+_READERS_AT_ONCE = 128
+"""So many readers share a launch of the kernel, which reads the writers' outputs once for all of them."""
 
 PairScores = Float[Tensor, "prompt reader writer place"]
+Batch = Sequence[tuple[Reading, slice]]
+"""Readings, and which of their readers."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,7 @@ class EdgeTotals:
         self.size = size
         """Of a tile, and of what may wait."""
         self._waiting: list[Reading] = []
+        self._reach = torch.from_numpy(graph.reach).to(places.device)
         self.scores: Float[Tensor, "prompt edge"] = torch.zeros(
             len(places), graph.n_edges, dtype=dtype, device=places.device
         )
@@ -102,39 +109,59 @@ class EdgeTotals:
             return
         stop = min(self.sources.stop, max(int(self.graph.reach[reading.first]) for reading in waiting))
         n_prompts, n_columns = self.places.shape
-        n_writers, n_readers = stop - self.sources.start, max(reading.n for reading in waiting)
-        d_model = self.writers.d_model
+        shared = pairs_run_as_kernel(self.scores)
+        n_readers = max(reading.n for reading in waiting)
+        if shared:
+            n_readers = max(n_readers, min(_READERS_AT_ONCE, sum(reading.n for reading in waiting)))
+        n_writers, d_model = stop - self.sources.start, self.writers.d_model
         tile = _Tile.within(self.size, n_prompts, n_columns, d_model, n_writers, n_readers)
+        batches = _batches(waiting, tile.readers, shared)
         for prompts in _parts(0, n_prompts, tile.prompts):
             for columns in _parts(0, n_columns, tile.columns):
                 for some in _parts(self.sources.start, stop, tile.writers):
                     outputs = self.writers.outputs(some.start, some.stop, prompts, columns)
-                    for reading in waiting:
-                        self._add_reading(reading, outputs, some.start, prompts, columns, tile.readers)
+                    for batch in batches:
+                        self._add_batch(batch, outputs, some.start, prompts, columns)
 
-    def _add_reading(
-        self, reading: Reading, outputs: Outputs, start: int, prompts: slice, columns: slice, at_once: int
+    def _add_batch(
+        self, batch: Batch, outputs: Outputs, start: int, prompts: slice, columns: slice
     ) -> None:
-        seen = min(int(self.graph.reach[reading.first]) - start, len(outputs))
-        if seen <= 0:
+        seen = [min(int(self.graph.reach[reading.first]) - start, len(outputs)) for reading, _ in batch]
+        batch = [part for part, n in zip(batch, seen, strict=True) if n > 0]
+        seen = [n for n in seen if n > 0]
+        if not batch:
             return
-        for readers in _parts(0, reading.n, at_once):
-            rows = reading.rows(readers, prompts, columns)
-            found = self._multiply(rows, outputs[:seen], prompts, columns)
-            self.add(reading.first + readers.start, start, found, prompts)
+        reach = None
+        if len(set(seen)) > 1:
+            numbers = [slice(reading.first + part.start, reading.first + part.stop) for reading, part in batch]
+            reach = torch.cat([self._reach[some] for some in numbers]) - start
+        found = score_pairs(
+            outputs[: max(seen)],
+            self._rows(batch, outputs, prompts, columns),
+            reach=reach,
+            places=None if self.graph.n_positions == 1 else self.places[prompts, columns],
+            n_places=self.graph.n_positions,
+        )
+        parts = found.split([part.stop - part.start for _, part in batch], dim=1)
+        for (reading, readers), part, n in zip(batch, parts, seen, strict=True):
+            self.add(reading.first + readers.start, start, part[:, :, :n], prompts)
 
-    def _multiply(self, rows: Rows, outputs: Outputs, prompts: slice, columns: slice) -> PairScores:
-        if self.graph.n_positions == 1:
-            by_prompt = rows.transpose(0, 1).flatten(2), outputs.permute(1, 2, 3, 0).flatten(1, 2)
-            return torch.bmm(*by_prompt)[..., None]
-        each = rows.permute(1, 2, 0, 3) @ outputs.permute(1, 2, 3, 0)
-        return self.by_place(each.permute(0, 2, 3, 1), prompts, columns)
+    def _rows(self, batch: Batch, outputs: Outputs, prompts: slice, columns: slice) -> Rows:
+        """The gradients of all readers of a batch, one after another."""
+        if len(batch) == 1:
+            reading, readers = batch[0]
+            return reading.rows(readers, prompts, columns)
+        found = outputs.new_empty(sum(part.stop - part.start for _, part in batch), *outputs.shape[1:])
+        first = 0
+        for reading, readers in batch:
+            n = readers.stop - readers.start
+            found[first : first + n] = reading.rows(readers, prompts, columns)
+            first += n
+        return found
 
     def by_place(self, each: Float[Tensor, "prompt *rest pos"], prompts: slice, columns: slice) -> Tensor:
         """Numbers by column summed over the columns of each of the graph's positions."""
-        place = torch.arange(self.graph.n_positions, device=self.places.device)
-        there = (self.places[prompts, columns, None] == place).to(each.dtype)
-        return torch.einsum("k...c,kcp->k...p", each, there)
+        return sum_by_place(each, self.places[prompts, columns], self.graph.n_positions)
 
     def add(self, reader: int, writer: int, found: PairScores, prompts: slice) -> None:
         """Add scores of pairs, the first of which are of these numbers; all see the same writers."""
@@ -143,6 +170,21 @@ class EdgeTotals:
         first = int(self.graph.offsets[reader]) * n
         block = self.scores[prompts, first : first + n_readers * reach * n]
         block.view(-1, n_readers, reach, n)[:, :, writer : writer + n_writers] += found
+
+
+def _batches(waiting: Sequence[Reading], at_once: int, shared: bool) -> list[Batch]:
+    """Readers to be scored together, no more than ``at_once``: of one reading each, if not ``shared``."""
+    found: list[list[tuple[Reading, slice]]] = []
+    room = 0
+    for reading in waiting:
+        for readers in _parts(0, reading.n, at_once):
+            n = readers.stop - readers.start
+            if not shared or n > room:
+                found.append([])
+                room = at_once
+            found[-1].append((reading, readers))
+            room -= n
+    return list(found)
 
 
 def _parts(start: int, stop: int, size: int) -> list[slice]:

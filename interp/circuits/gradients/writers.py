@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.models.norms import widen
@@ -48,6 +48,8 @@ class Writers:
         self._rests: dict[int, Tensor] = {}
         """What the neurons that are no writers of their own add before any norm, by layer."""
         self._before_norm: dict[Node, Tensor] = {}
+        self._units: dict[int, Int[Tensor, " unit"]] = {}
+        """Neurons of each layer that are writers of their own, where their changes are."""
 
     @property
     def d_model(self) -> int:
@@ -78,7 +80,8 @@ class Writers:
         self._changes[node] = change
         units = self.graph.units_of(node[1])
         if node[0] == "mlp_post" and units is not None:
-            rest = change.index_fill(-1, torch.tensor(units.indices, device=change.device), 0.0)
+            self._units[node[1]] = torch.tensor(units.indices, device=change.device)
+            rest = change.index_fill(-1, self._units[node[1]], 0.0)
             W_out = self._weights.layers[node[1]].W_out
             assert W_out is not None
             self._rests[node[1]] = rest @ widen(W_out)
@@ -134,9 +137,9 @@ class Writers:
     def _write_neurons(
         self, into: Outputs, layer: int, first: int, last: int, prompts: slice, columns: slice
     ) -> None:
-        units, W_out = self.graph.units_of(layer), self._weights.layers[layer].W_out
-        assert units is not None and W_out is not None
-        chosen = list(units.indices[first:last])
+        W_out = self._weights.layers[layer].W_out
+        assert W_out is not None
+        chosen = self._units[layer][first:last]
         post = self._changes["mlp_post", layer][prompts, columns][..., chosen].permute(2, 0, 1)
         torch.mul(post[..., None], widen(W_out[chosen])[:, None, None], out=into)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from interp.coders.config import CoderConfig
 from interp.coders.encoders.base import DecoderView, Encoder, StepState
-from interp.kernels.coder_step import SparseLatents, select_top_of_all
+from interp.kernels.coder_step import SparseLatents, kernels_run, select_above, select_top_of_all
 
 _DECAY = 0.99
 """Of the threshold's running mean, a step."""
@@ -32,12 +32,18 @@ class BatchTopKEncoder(Encoder):
         self, pre: Float[Tensor, "row d_sae"], decoder: DecoderView, state: StepState
     ) -> SparseLatents:
         if not self.training:
-            return SparseLatents.from_mask(pre, pre > self.threshold.clamp(min=0))
+            return select_above(pre, self.threshold.clamp(min=0))
         k = state.k or self.config.k
         assert k is not None
         places = select_top_of_all(pre, min(k * len(pre), pre.numel()))
         values = pre.reshape(-1)[places]
         positive = values > 0
+        if kernels_run(values):
+            # how many are positive is not waited for: the others' values become 0
+            if len(values):
+                least = torch.where(positive, values, torch.inf).min()
+                self._follow(torch.where(positive.any(), least, self.threshold))
+            return SparseLatents.from_flat(values, places, len(pre), self.d_sae)
         values, places = values[positive], places[positive]
         if len(values):
             self._follow(values.min())

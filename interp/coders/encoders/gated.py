@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from interp.coders.config import CoderConfig
 from interp.coders.encoders.base import DecoderView, Encoder, Fired, StepState, l1_penalty
-from interp.kernels.coder_step import SparseLatents, attach_encoder, take_by_latent
+from interp.kernels.coder_step import SparseLatents, attach_encoder, select_above, take_by_latent
 
 
 class GatedEncoder(Encoder):
@@ -30,7 +30,7 @@ class GatedEncoder(Encoder):
     def choose(
         self, pre: Float[Tensor, "row d_sae"], decoder: DecoderView, state: StepState
     ) -> SparseLatents:
-        return SparseLatents.from_mask(pre, pre > 0)
+        return select_above(pre, 0.0)
 
     def fire(self, x: Float[Tensor, "row d_in"], decoder: DecoderView, state: StepState) -> Fired:
         pre = self.pre_activations(x)

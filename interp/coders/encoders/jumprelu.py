@@ -8,16 +8,14 @@ count nor the jump has a gradient towards the threshold, so a window of width ``
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from interp.coders.config import CoderConfig
 from interp.coders.encoders.base import DecoderView, Encoder, Fired, StepState
-from interp.kernels.coder_step import SparseLatents, take_by_latent
+from interp.kernels.coder_step import SparseLatents, count_above, jump_relu, select_above
 
 
 class JumpReLUEncoder(Encoder):
@@ -40,18 +38,15 @@ class JumpReLUEncoder(Encoder):
     ) -> SparseLatents:
         with torch.no_grad():
             below = self.config.bandwidth / 2 if self.training else 0.0
-            return SparseLatents.from_mask(pre, pre > self.threshold - below)
+            return select_above(pre, self.threshold - below)
 
     def activate(self, entries: SparseLatents) -> SparseLatents:
-        thresholds = take_by_latent(self.threshold, entries)
-        values: Tensor = _Jump.apply(entries.values, thresholds, self.config.bandwidth)
-        return entries.with_values(values)
+        return entries.with_values(jump_relu(entries, self.threshold, self.config.bandwidth))
 
     def penalty(self, fired: Fired, decoder: DecoderView) -> Float[Tensor, ""]:
         latents = fired.latents
         pre = fired.pre[latents.rows, latents.latents]
-        thresholds = take_by_latent(self.threshold, latents)
-        counted: Tensor = _Count.apply(pre, thresholds, self.config.bandwidth)
+        counted = count_above(latents, pre, self.threshold, self.config.bandwidth)
         return counted.sum() / max(latents.n_rows, 1)
 
     @torch.no_grad()
@@ -68,40 +63,3 @@ class JumpReLUEncoder(Encoder):
     def scale_latents(self, factors: Float[Tensor, " d_sae"]) -> None:
         super().scale_latents(factors)
         self.log_threshold.add_(factors.log())
-
-
-def _window(pre: Tensor, thresholds: Tensor, bandwidth: float) -> Tensor:
-    return ((pre - thresholds).abs() < bandwidth / 2).to(pre) / bandwidth
-
-
-class _Jump(torch.autograd.Function):
-    """``pre`` above the threshold, else 0."""
-
-    @staticmethod
-    def forward(ctx: Any, pre: Tensor, thresholds: Tensor, bandwidth: float) -> Tensor:
-        ctx.save_for_backward(pre, thresholds)
-        ctx.bandwidth = bandwidth
-        return torch.where(pre > thresholds, pre, 0)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        pre, thresholds = ctx.saved_tensors
-        of_threshold = -thresholds * _window(pre, thresholds, ctx.bandwidth) * grad
-        return torch.where(pre > thresholds, grad, 0), of_threshold, None
-
-
-class _Count(torch.autograd.Function):
-    """1 above the threshold, else 0."""
-
-    @staticmethod
-    def forward(ctx: Any, pre: Tensor, thresholds: Tensor, bandwidth: float) -> Tensor:
-        ctx.save_for_backward(pre, thresholds)
-        ctx.bandwidth = bandwidth
-        return (pre > thresholds).to(pre)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        pre, thresholds = ctx.saved_tensors
-        return None, -_window(pre, thresholds, ctx.bandwidth) * grad, None

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from interp.coders.encoders.base import DecoderView, Encoder, Fired, StepState, l1_penalty
-from interp.kernels.coder_step import SparseLatents
+from interp.kernels.coder_step import SparseLatents, select_above
 
 
 class StandardEncoder(Encoder):
@@ -23,7 +23,7 @@ class StandardEncoder(Encoder):
     def choose(
         self, pre: Float[Tensor, "row d_sae"], decoder: DecoderView, state: StepState
     ) -> SparseLatents:
-        return SparseLatents.from_mask(pre, pre > 0)
+        return select_above(pre, 0.0)
 
     def penalty(self, fired: Fired, decoder: DecoderView) -> Float[Tensor, ""]:
         return l1_penalty(fired.latents, decoder.norms())

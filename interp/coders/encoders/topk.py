@@ -42,4 +42,4 @@ class TopKEncoder(Encoder):
         wider = self.activate(entries)
         least = select_top(values, k)[0].min(dim=1).values
         kept = values >= least[:, None]
-        return Fired(wider.select(kept.reshape(-1)), pre, wider=wider)
+        return Fired(wider.keep(kept.reshape(-1)), pre, wider=wider)

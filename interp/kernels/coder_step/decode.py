@@ -9,8 +9,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from interp.kernels.coder_step.encode import sum_by_latent, sum_by_row
-from interp.kernels.coder_step.latents import SparseLatents
+from interp.kernels.coder_step.encode import groups_for, sum_by_latent, sum_by_row
+from interp.kernels.coder_step.latents import SparseLatents, kernels_run
 
 
 def sparse_decode(latents: SparseLatents, W_dec: Float[Tensor, "d_sae d_out"]) -> Float[Tensor, "row d_out"]:
@@ -21,6 +21,12 @@ def sparse_decode(latents: SparseLatents, W_dec: Float[Tensor, "d_sae d_out"]) -
     """
     if not latents.sparse_pays:
         return latents.to_dense() @ W_dec
+    if kernels_run(latents.values, W_dec):
+        from interp.kernels.coder_step.sums.ops import sum_by_row as sum_rows
+
+        groups = groups_for(latents, W_dec)
+        found: Tensor = sum_rows(latents.values, latents.latents, latents.starts, W_dec, *groups)
+        return found
     # towards the values by the operation's own gradient, towards the weights by the shared sort
     out = sum_by_row(latents, latents.values, W_dec.detach())
     if not (torch.is_grad_enabled() and W_dec.requires_grad):

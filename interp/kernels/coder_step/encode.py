@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from interp.kernels.coder_step.latents import SparseLatents
+from interp.kernels.coder_step.latents import SparseLatents, kernels_run
 
 
 def pre_activations(
@@ -67,8 +67,26 @@ def attach_encoder(
     ``chosen.values`` must be ``x[row] . W_enc[latent] + b_enc[latent]``, as :func:`pre_activations` gives.
     The gradient of an entry that was not chosen is zero, so none of size [row, d_sae] is made.
     """
-    values: Tensor = _Encode.apply(chosen.values.detach(), x, W_enc, b_enc, chosen)
+    before = chosen.values.detach()
+    values: Tensor
+    if chosen.sparse_pays and kernels_run(before, x, W_enc, b_enc):
+        from interp.kernels.coder_step.sums.ops import encode
+
+        groups = groups_for(chosen, W_enc, b_enc)
+        values = encode(before, x, W_enc, b_enc, chosen.latents, chosen.starts, *groups)
+    else:
+        values = _Encode.apply(before, x, W_enc, b_enc, chosen)
     return chosen.with_values(values)
+
+
+def groups_for(
+    entries: SparseLatents, *weights: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor] | tuple[None, None, None]:
+    """The shared sort, as the gradient of one of these will need it."""
+    if not torch.is_grad_enabled() or not any(one is not None and one.requires_grad for one in weights):
+        return None, None, None
+    grouped = entries.by_latent
+    return grouped.order, grouped.rows, grouped.starts
 
 
 class _Encode(torch.autograd.Function):
@@ -108,6 +126,11 @@ def sum_by_row(
     entries: SparseLatents, weights: Float[Tensor, " entry"], vectors: Float[Tensor, "d_sae d"]
 ) -> Float[Tensor, "row d"]:
     """For every row the sum of its latents' vectors, weighted."""
+    if kernels_run(weights, vectors):
+        from interp.kernels.coder_step.sums.ops import sum_by_row as sum_rows
+
+        summed: Tensor = sum_rows(weights, entries.latents, entries.starts, vectors, None, None, None)
+        return summed
     return _bags(entries.latents, entries.starts, weights, vectors)
 
 
@@ -116,12 +139,29 @@ def sum_by_latent(
 ) -> Float[Tensor, "d_sae d"]:
     """For every latent the sum of its rows' vectors, weighted: the gradient of a decoder or encoder."""
     by_latent = entries.by_latent
+    if kernels_run(weights, vectors):
+        from interp.kernels.coder_step.sums.ops import sum_by_latent as sum_latents
+
+        summed: Tensor = sum_latents(
+            weights.detach(),
+            entries.latents,
+            by_latent.order,
+            by_latent.rows,
+            by_latent.starts,
+            vectors.detach(),
+        )[0]
+        return summed
     return _bags(by_latent.rows, by_latent.starts, weights[by_latent.order], vectors)
 
 
 def add_by_latent(entries: SparseLatents, weights: Float[Tensor, " entry"]) -> Float[Tensor, " d_sae"]:
     """For every latent the sum of its entries' weights, in one fixed order."""
     by_latent = entries.by_latent
+    if kernels_run(weights):
+        from interp.kernels.coder_step.sums.ops import add_by_latent as add_latents
+
+        added: Tensor = add_latents(weights.detach(), by_latent.order, by_latent.starts)
+        return added
     return torch.segment_reduce(weights[by_latent.order], "sum", lengths=by_latent.starts.diff(), initial=0.0)
 
 
@@ -147,6 +187,11 @@ def dot_entries(
     entries: SparseLatents, of_rows: Float[Tensor, "row d"], of_latents: Float[Tensor, "d_sae d"]
 ) -> Float[Tensor, " entry"]:
     """The product of each entry's row vector and latent vector; no gradients pass here."""
+    if kernels_run(of_rows, of_latents):
+        from interp.kernels.coder_step.sums.ops import dot
+
+        products: Tensor = dot(entries.latents, entries.starts, of_rows.detach(), of_latents.detach())
+        return products.to(of_latents.dtype)
     weights = torch.zeros_like(entries.values, dtype=of_latents.dtype, requires_grad=True)
     if not len(weights):
         return weights.detach()

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Self
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp.kernels.backend import kernel_runs
+from interp.kernels.coder_step.grouping import find_starts, group_entries, list_rows
+
 SPARSE_SHARE = 0.1
 """Sparse sums cost about ten times a dense product an entry (d_in 512, two cores)."""
+GPU_SHARE = 0.02
+"""The same for kernels: reading a vector for one entry against multiplying it on tensor cores (an estimate from an
+H100's memory rate and its rate of products, not measured)."""
+SMALL = 2**22
+"""Numbers in a dense matrix below which a GPU's kernels run whatever the share: launches take the time."""
+
+
+def kernels_run(*tensors: Tensor | None) -> bool:
+    """Whether the step's operations on these tensors run as kernels."""
+    return kernel_runs("coder step", tensors)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +52,8 @@ class SparseLatents:
     starts: Int[Tensor, " row_and_one"]
     """Where the entries of each row begin, and the end."""
     d_sae: int
+    _found: dict[str, Any] = field(default_factory=dict, repr=False)
+    """What was worked out of the places, shared by all that have them."""
 
     @property
     def n_rows(self) -> int:
@@ -51,29 +66,60 @@ class SparseLatents:
     @property
     def sparse_pays(self) -> bool:
         """Whether there are few enough entries for sums over them to be quicker than dense products."""
-        return len(self.latents) <= SPARSE_SHARE * self.n_rows * self.d_sae
+        size = self.n_rows * self.d_sae
+        if kernels_run(self.values):
+            return size <= SMALL or len(self.latents) <= GPU_SHARE * size
+        return len(self.latents) <= SPARSE_SHARE * size
 
-    @cached_property
+    @property
     def rows(self) -> Int[Tensor, " entry"]:
         """The row of every entry."""
-        counts = self.starts.diff()
-        return torch.repeat_interleave(counts, output_size=len(self.latents))
+        if "rows" not in self._found:
+            self._found["rows"] = list_rows(self.starts, len(self.latents))
+        rows: Tensor = self._found["rows"]
+        return rows
 
-    @cached_property
+    @property
     def by_latent(self) -> ByLatent:
         """The entries sorted by latent, rows rising within one; computed once."""
+        if "by_latent" not in self._found:
+            self._found["by_latent"] = self._sort()
+        grouped: ByLatent = self._found["by_latent"]
+        return grouped
+
+    def _sort(self) -> ByLatent:
+        if kernels_run(self.values):
+            order, starts = group_entries(self.latents, self.d_sae)
+            return ByLatent(order, self.rows[order], starts)
         order = self.latents.sort(stable=True).indices
         starts = torch.zeros(self.d_sae + 1, dtype=torch.long, device=self.device)
         torch.cumsum(torch.bincount(self.latents, minlength=self.d_sae), 0, out=starts[1:])
         return ByLatent(order, self.rows[order], starts)
 
     def with_values(self, values: Float[Tensor, " entry"]) -> Self:
-        """The same entries with other values; the sort is kept."""
-        found = replace(self, values=values)
-        for name in ("rows", "by_latent"):
-            if name in self.__dict__:
-                found.__dict__[name] = self.__dict__[name]
-        return found
+        """The same entries with other values; the sort is shared, also where it is still to come."""
+        return replace(self, values=values)
+
+    def keep(self, kept: Bool[Tensor, " entry"]) -> Self:
+        """Entries of which those not kept are gone, or, where no device shall be waited for, have value 0."""
+        if kernels_run(self.values):
+            return self.with_values(torch.where(kept, self.values, 0))
+        return self.select(kept)
+
+    def split(self, ends: Sequence[int]) -> Self:
+        """Every row in parts, each of the latents before one of ``ends``: row ``row * n_parts + part``.
+
+        For entries whose latents rise within a row, and ends that rise to ``d_sae``.
+        """
+        rows = self.rows * len(ends)
+        for end in ends[:-1]:
+            rows = rows + (self.latents >= end)
+        grouped = self.by_latent
+        return replace(
+            self,
+            starts=find_starts(rows, self.n_rows * len(ends)),
+            _found={"rows": rows, "by_latent": replace(grouped, rows=rows[grouped.order])},
+        )
 
     def to_dense(self) -> Float[Tensor, "row d_sae"]:
         """A matrix with zeros between the entries; keeps the gradient."""
@@ -99,11 +145,12 @@ class SparseLatents:
     ) -> Self:
         """From rising places in the flattened matrix."""
         rows = flat // d_sae
-        starts = torch.zeros(n_rows + 1, dtype=torch.long, device=values.device)
-        torch.cumsum(torch.bincount(rows, minlength=n_rows), 0, out=starts[1:])
-        found = cls(values, flat - rows * d_sae, starts, d_sae)
-        found.__dict__["rows"] = rows
-        return found
+        if kernels_run(values):
+            starts = find_starts(rows, n_rows)
+        else:
+            starts = torch.zeros(n_rows + 1, dtype=torch.long, device=values.device)
+            torch.cumsum(torch.bincount(rows, minlength=n_rows), 0, out=starts[1:])
+        return cls(values, flat - rows * d_sae, starts, d_sae, {"rows": rows})
 
     @classmethod
     def from_top(cls, values: Float[Tensor, "row k"], latents: Int[Tensor, "row k"], d_sae: int) -> Self:
@@ -118,9 +165,7 @@ class SparseLatents:
         rows = self.rows[places]
         starts = torch.zeros_like(self.starts)
         torch.cumsum(torch.bincount(rows, minlength=self.n_rows), 0, out=starts[1:])
-        found = type(self)(self.values[places], self.latents[places], starts, self.d_sae)
-        found.__dict__["rows"] = rows
-        return found
+        return type(self)(self.values[places], self.latents[places], starts, self.d_sae, {"rows": rows})
 
     def select_rows(self, first: int, last: int) -> Self:
         """Rows ``first`` to before ``last``."""
@@ -130,4 +175,7 @@ class SparseLatents:
 
     def active_counts(self) -> Int[Tensor, " d_sae"]:
         """In how many rows each latent is above zero."""
+        if kernels_run(self.values):
+            counts = torch.zeros(self.d_sae, dtype=torch.long, device=self.device)
+            return counts.index_add(0, self.latents, (self.values > 0).long())
         return torch.bincount(self.latents[self.values > 0], minlength=self.d_sae)

@@ -8,7 +8,7 @@ base run's keys and values before. Rows of one first column form a rectangular :
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -75,6 +75,8 @@ class Wave:
     attn_out: Float[Tensor, "row pos d_model"] | None = None
     """Of the layer now running, where attention and MLP run in parallel."""
     places: Places | None = None
+    _normed: tuple[Tensor, Tensor] | None = field(default=None, init=False, repr=False)
+    """A residual stream and its norm, which holds as long as ``resid`` is that stream."""
 
     def __post_init__(self) -> None:
         if self.columns is None:
@@ -86,10 +88,32 @@ class Wave:
     def n_rows(self) -> int:
         return len(self.prompts)
 
-    def append(self, prompts: Int[Tensor, " row"], resid: Float[Tensor, "row pos d_model"]) -> None:
-        """Put further rows in flight."""
+    @property
+    def normed(self) -> Float[Tensor, "row pos d_model"] | None:
+        """``resid`` through the norm of the sublayer that reads it next, where that was made along with it."""
+        made = self._normed
+        return made[1] if made is not None and made[0] is self.resid else None
+
+    def carry(
+        self,
+        resid: Float[Tensor, "row pos d_model"],
+        normed: Float[Tensor, "row pos d_model"] | None = None,
+    ) -> None:
+        """Go on with these streams, and with their norm where it is made already."""
+        self.resid = resid
+        self._normed = None if normed is None else (resid, normed)
+
+    def append(
+        self,
+        prompts: Int[Tensor, " row"],
+        resid: Float[Tensor, "row pos d_model"],
+        normed: Float[Tensor, "row pos d_model"] | None = None,
+    ) -> None:
+        """Put further rows in flight. Their norm is kept where the rows in flight have theirs."""
+        before = self.normed if self.n_rows else self.resid
+        joined = None if normed is None or before is None else torch.cat([before, normed])
         self.prompts = torch.cat([self.prompts, prompts])
-        self.resid = torch.cat([self.resid, resid])
+        self.carry(torch.cat([self.resid, resid]), joined)
         self.places = Places.of(self.prompts) if self.start else None
 
     def take(self, table: Shaped[Tensor, "prompt pos ..."]) -> Shaped[Tensor, "row k ..."]:

@@ -14,7 +14,8 @@ from interp.models.hooks import Edit, HookEdit, installed_edits
 from interp.models.model import Model
 from interp.models.relevance.coverage import RuleTable, build_table
 from interp.models.relevance.operations import LOGITS, Operation, list_operations
-from interp.models.relevance.rules import GRADIENT, RelevanceRules, Surrogates, resolve_rules
+from interp.models.relevance.propagation import Propagation
+from interp.models.relevance.rules import GRADIENT, RelevanceRules, resolve_rules
 
 _BEFORE_EDITS, _AFTER_EDITS = -100, 100
 """A rule replaces an operation's result before anybody edits it, and reads its inputs after."""
@@ -57,23 +58,6 @@ def relevance_rules(model: Model, rules: str | RelevanceRules = "relp") -> Itera
     installed.refuse_idle()
 
 
-class _Instead(torch.autograd.Function):
-    """A value with the gradient of another: the first argument's value, the second's gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, surrogate: Tensor) -> Tensor:
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[None, Tensor]:
-        return None, grad
-
-
-def give_gradient(value: Tensor, surrogate: Tensor) -> Tensor:
-    """``value`` to the bit, with the gradient of ``surrogate``."""
-    return _Instead.apply(value.detach(), surrogate)
-
-
 def _capped_logits(output: Any) -> Tensor | None:
     """The logits that a forward returns, where nothing else was made of them before."""
     if isinstance(output, Tensor):
@@ -89,9 +73,10 @@ class _Installed:
         self.model = model
         self.rules = rules
         self.operations = tuple(item for item in operations if rules.name_at(item) != GRADIENT)
-        self.surrogates = Surrogates(rules, model.traits, model.weights)
+        self.propagation = Propagation(rules, model.traits, model.weights)
         self.cap = next((item for item in self.operations if item.output == LOGITS), None)
         self.seen: dict[str, Tensor] = {}
+        self.gaps: list[tuple[Operation, torch.dtype, Tensor]] = []
         self.n_forwards = 0
         self.acted: dict[str, int] = dict.fromkeys((item.name for item in self.operations), 0)
         self.edits = [edit for item in self.operations if item.output != LOGITS for edit in self._edits(item)]
@@ -129,35 +114,30 @@ class _Installed:
             inputs = tuple(self.seen.pop(hook) for hook in operation.inputs)
             if not value.requires_grad:
                 return None
-            surrogate = self.surrogates.make(operation, inputs, value)
-            if surrogate is None:
-                return None
-            self._refuse_other_operation(operation, value, surrogate)
-            # a leaf is where propagation ends, and must stay the tensor that a gradient arrives at
-            return (
-                surrogate
-                if surrogate.is_leaf and surrogate.requires_grad
-                else give_gradient(value, surrogate)
-            )
+            return self._propagate(operation, inputs, value)
 
         return edit
 
-    def _refuse_other_operation(self, operation: Operation, value: Tensor, surrogate: Tensor) -> None:
+    def _propagate(self, operation: Operation, inputs: tuple[Tensor, ...], value: Tensor) -> Tensor | None:
+        found = self.propagation.apply(operation, inputs, value, check=not self.n_forwards)
+        if found is None:
+            return None
+        if found.gap is not None:
+            self.gaps.append((operation, value.dtype, found.gap))
+        return found.value
+
+    def _refuse_other_operations(self) -> None:
         """Raise :class:`RuleError` where a module does something else than its place in the model says."""
-        is_whole = operation.kind in ("norm", "activation", "soft_cap") or (
-            operation.kind == "gate" and self.rules.gate == "half"
-        )
-        if self.n_forwards or not is_whole or self.rules.user_rule(operation) is not None:
-            return
-        found, expected = value.detach(), surrogate.detach().to(value.dtype)
-        size = float(found.abs().nan_to_num(0.0, 0.0, 0.0).max())
-        allowed = size * (1e-3 if value.dtype in (torch.float32, torch.float64) else 0.05) + 1e-6
-        if not torch.allclose(found, expected, rtol=0.0, atol=allowed, equal_nan=True):
-            raise RuleError(
-                f"{operation.name} of {self.model.name!r} does not compute what the model's config says (its size is "
-                f"{size:.3g}, the difference {float((found - expected).abs().max()):.3g}): a module was exchanged, "
-                "or a hook of someone else's changes it. Load the model afresh, or give a UserRule."
-            )
+        gaps, self.gaps = self.gaps, []
+        # of a whole forward at once: a device is waited for one time only
+        sizes = torch.stack([gap for _, _, gap in gaps]).tolist() if gaps else []
+        for (operation, dtype, _), (size, difference) in zip(gaps, sizes, strict=True):
+            if difference > size * (1e-3 if dtype in (torch.float32, torch.float64) else 0.05) + 1e-6:
+                raise RuleError(
+                    f"{operation.name} of {self.model.name!r} does not compute what the model's config says (its size "
+                    f"is {size:.3g}, the difference {difference:.3g}): a module was exchanged, or a hook of someone "
+                    "else's changes it. Load the model afresh, or give a UserRule."
+                )
 
     @contextmanager
     def watching_output(self) -> Iterator[None]:
@@ -186,7 +166,9 @@ class _Installed:
 
     def _after_forward(self, module: nn.Module, inputs: Any, output: Any) -> Any:
         try:
-            return None if self.cap is None else self._replace_logits(self.cap, output)
+            replaced = None if self.cap is None else self._replace_logits(self.cap, output)
+            self._refuse_other_operations()
+            return replaced
         finally:
             self.n_forwards += 1
 
@@ -198,18 +180,16 @@ class _Installed:
         self.acted[cap.name] += 1
         if before is None or logits is None or not logits.requires_grad:
             return None
-        surrogate = self.surrogates.make(cap, (before,), logits)
-        if surrogate is None:
-            return None
-        self._refuse_other_operation(cap, logits, surrogate)
-        if isinstance(output, Tensor):
-            return give_gradient(logits, surrogate)
-        output.logits = give_gradient(logits, surrogate)
+        replaced = self._propagate(cap, (before,), logits)
+        if replaced is None or isinstance(output, Tensor):
+            return replaced
+        output.logits = replaced
         return output
 
     def forget(self) -> None:
         """Let go of activations that a forward left behind, as one that failed halfway does."""
         self.seen.clear()
+        self.gaps.clear()
 
     def refuse_idle(self) -> None:
         """Raise :class:`RuleError` for a rule that a whole forward went past."""

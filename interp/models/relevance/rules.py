@@ -5,7 +5,7 @@ gradient from a backward pass through these rules instead of through the model i
 
 - **LN-rule**: a norm's scale is a constant; its centring stays.
 - **Identity-rule**: an activation function passes relevance on unchanged, so its coefficient is
-  ``act(x) / x`` (:mod:`interp.models.relevance.secants`).
+  ``act(x) / x`` (:func:`interp.kernels.relevance.secant`).
 - **Half-rule**: a gate ``act(g) * u`` gives half of the relevance to each factor.
 - **AH-rule** (Ali et al. 2022, arXiv 2202.07304): the attention pattern is a constant.
 - **0-rule**: linear maps keep their ordinary gradient.
@@ -31,11 +31,9 @@ from typing import Literal, get_args
 from torch import Tensor
 
 from interp.errors import RuleError, unknown_name
-from interp.models.blocks.layers import ACTIVATIONS
-from interp.models.norms import centre, norm_gain, norm_scale, widen
+from interp.kernels.relevance import SECANTS
 from interp.models.relevance.operations import Operation
-from interp.models.relevance.secants import SECANTS, secant
-from interp.models.traits import NormWeights, Traits, Weights
+from interp.models.traits import Traits
 
 NormRule = Literal["ln", "gradient"]
 ActivationRule = Literal["identity", "gradient"]
@@ -160,93 +158,3 @@ def resolve_rules(rules: str | RelevanceRules) -> RelevanceRules:
     if not isinstance(rules, str) or rules not in RULES:
         raise RuleError(unknown_name("set of relevance rules", str(rules), RULES))
     return RULES[rules]
-
-
-class Surrogates:
-    """From an operation and what passes it to the tensor whose gradient stands in for it."""
-
-    def __init__(self, rules: RelevanceRules, traits: Traits, weights: Weights) -> None:
-        self.rules = rules
-        self.traits = traits
-        self.weights = weights
-
-    def make(self, operation: Operation, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        """``None`` where the operation keeps its own gradient.
-
-        Raises :class:`RuleError` where a user's rule returns another shape than the output's.
-        """
-        own = self.rules.user_rule(operation)
-        if own is not None:
-            found = own.surrogate(inputs, output)
-            if not isinstance(found, Tensor) or found.shape != output.shape:
-                got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-                raise RuleError(
-                    f"rule {own.name!r} at {operation.name} returned {got}; expected a tensor of shape "
-                    f"{tuple(output.shape)}."
-                )
-            return found
-        return getattr(self, f"_{operation.kind}")(operation, inputs, output)
-
-    def _norm(self, operation: Operation, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        if self.rules.norm == GRADIENT:
-            return None
-        if operation.is_divisor:
-            return output.detach()
-        (x,) = inputs
-        norm = self._weights_of(operation)
-        # queries and keys have an RMSNorm whatever the residual stream has
-        wide = widen(x)
-        centred = wide if "attn." in operation.name else centre(wide, self.traits)
-        scale = norm_scale(wide.detach(), self.traits)
-        normed = centred * (norm_gain(norm, self.traits) / scale)
-        return (normed if norm is None or norm.b is None else normed + norm.b).to(output.dtype)
-
-    def _weights_of(self, operation: Operation) -> NormWeights | None:
-        if operation.layer is None:
-            return self.weights.ln_final
-        layer = self.weights.layers[operation.layer]
-        name = operation.name.rpartition(".")[2]
-        found = getattr(layer, name)
-        return NormWeights(found) if isinstance(found, Tensor) else found
-
-    def _activation(self, operation: Operation, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        if self.rules.activation == GRADIENT:
-            return None
-        (x,) = inputs
-        return x * secant(self.traits.act_fn, x.detach())
-
-    def _gate(self, operation: Operation, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        rules, (gate, up) = self.rules, inputs
-        if rules.gate == GRADIENT and rules.activation == GRADIENT:
-            return None
-        act = ACTIVATIONS[self.traits.act_fn]
-        if rules.activation == "identity":
-            coefficient = secant(self.traits.act_fn, gate.detach())
-            through_gate, value = gate * (coefficient * up.detach()), gate.detach() * coefficient
-        else:
-            value = act(gate.detach())
-            through_gate = act(gate) * up.detach()
-        share = 0.5 if rules.gate == "half" else 1.0
-        product = share * (through_gate + value * up)
-        assert operation.layer is not None, "gates stand in layers"
-        bias = self.weights.layers[operation.layer].b_post
-        return product if bias is None else product + bias
-
-    def _softmax(self, operation: Operation, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        # a leaf of its own: the pattern as a node still has a coefficient, what it came from has none
-        return output.detach().requires_grad_() if self.rules.attention == "ah" else None
-
-    def _pattern_value(
-        self, operation: Operation, inputs: tuple[Tensor, ...], output: Tensor
-    ) -> Tensor | None:
-        return 0.5 * output if self.rules.attention == "half" else None
-
-    def _query_key(self, operation: Operation, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        return 0.5 * output if self.rules.attention == "half" else None
-
-    def _soft_cap(self, operation: Operation, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        if self.rules.soft_cap == GRADIENT:
-            return None
-        (x,), cap = inputs, self.traits.final_soft_cap
-        assert cap is not None
-        return x * secant("tanh", x.detach() / cap)

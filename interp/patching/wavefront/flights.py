@@ -11,13 +11,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.kernels.graphs import GraphCache
 from interp.models.blocks import BLIND, Stack, Trace, Watcher, Wave, attend, run_mlp
 from interp.patching.wavefront.births import Births
 from interp.patching.wavefront.cells import CellTable
 from interp.patching.wavefront.edits import Editor
 from interp.patching.wavefront.heads import base_stream
-from interp.patching.wavefront.plan import FULL, RowPlan
+from interp.patching.wavefront.plan import RowPlan
+from interp.patching.wavefront.transfers import send_numbers
 from interp.patching.wavefront.values import Values
+
+ATTENTION, MLP = 1, 2
+"""Parts of a layer."""
 
 
 @dataclass
@@ -28,6 +33,8 @@ class Launch:
     rows: np.ndarray
     entry: np.ndarray
     """Where each row enters."""
+    prompts: Int[Tensor, " row"]
+    """The prompt of each row, on the model's device."""
     origin: Int[Tensor, " row"] | None = None
     """Place of each row in an earlier launch of the same rows."""
 
@@ -49,6 +56,9 @@ class Flights(ABC):
         self.read = read
         self.stop = stop
         """Column before which keys are seen; ``None`` is just after the last one that is read."""
+        self.graphs: GraphCache | None = None
+        """Where layers are replayed; it may live no longer than the base run."""
+        self._last_read = read.max(dim=1).values.cpu().numpy()
 
     @abstractmethod
     def first_stream(
@@ -70,40 +80,63 @@ class Flights(ABC):
         n_layers = self.stack.traits.n_layers
         for layer in range(int(self.plan.entry[rows].min()) // 2, n_layers):
             self._begin(launches, 2 * layer)
-            waves = [launch.wave for launch in launches if launch.wave.n_rows]
-            last = layer == n_layers - 1
-            attend(self.stack, layer, waves, self.base, watcher, self.read if last else None)
-            self._begin(launches, 2 * layer + 1, narrowed=last)
-            waves = [launch.wave for launch in launches if launch.wave.n_rows]
-            run_mlp(self.stack, layer, waves, watcher)
+            if any(np.any(launch.entry == 2 * layer + 1) for launch in launches):
+                self._run_layer(launches, layer, watcher, ATTENTION)
+                self._begin(launches, 2 * layer + 1, narrowed=layer == n_layers - 1)
+                self._run_layer(launches, layer, watcher, MLP)
+            else:
+                self._run_layer(launches, layer, watcher, ATTENTION | MLP)
         self._begin(launches, 2 * n_layers, narrowed=True)
         order = np.concatenate([launch.rows for launch in launches])
         return order, torch.cat([self._finish(launch.wave) for launch in launches])
+
+    def _run_layer(self, launches: Sequence[Launch], layer: int, watcher: Watcher, parts: int) -> None:
+        """Carry all rows in flight through attention or MLP of a layer, or both."""
+        flying = [launch for launch in launches if launch.wave.n_rows]
+        narrow = self.read if layer == self.stack.traits.n_layers - 1 else None
+
+        def run(waves: list[Wave]) -> list[Wave]:
+            if parts & ATTENTION:
+                attend(self.stack, layer, waves, self.base, watcher, narrow)
+            if parts & MLP:
+                run_mlp(self.stack, layer, waves, watcher)
+            return waves
+
+        waves = [launch.wave for launch in flying]
+        if not waves:
+            return
+        if self.graphs is None or watcher is not BLIND:
+            run(waves)
+            return
+        for launch, wave in zip(flying, self.graphs.run((layer, parts), run, waves), strict=True):
+            launch.wave = wave
 
     def _launches(self, rows: np.ndarray) -> list[Launch]:
         plan, like = self.plan, self.base.stream[0]
         stop = self.stop
         if stop is None:
-            stop = int(self.read[torch.from_numpy(np.unique(plan.prompt[rows]))].max()) + 1
+            stop = int(self._last_read[plan.prompt[rows]].max()) + 1
+        order = rows[np.lexsort((plan.entry[rows], plan.start[rows]))]
+        starts, first = np.unique(plan.start[order], return_index=True)
+        prompts = self._to_device(plan.prompt[order]).tensor_split(first[1:].tolist())
         found: list[Launch] = []
-        for start in np.unique(plan.start[rows]):
-            mine = rows[plan.start[rows] == start]
-            mine = mine[np.argsort(plan.entry[mine], kind="stable")]
-            empty = like.new_empty(0, stop - int(start), like.shape[-1])
-            none = torch.empty(0, dtype=torch.long, device=like.device)
-            found.append(Launch(Wave(len(found), int(start), stop, none, empty), mine, plan.entry[mine]))
+        for start, mine, own in zip(starts.tolist(), np.split(order, first[1:]), prompts, strict=True):
+            empty = like.new_empty(0, stop - start, like.shape[-1])
+            wave = Wave(len(found), start, stop, own[:0], empty)
+            found.append(Launch(wave, mine, plan.entry[mine], own))
         return found
 
     def _to_device(self, numbers: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(numbers)).to(self.read.device)
+        """A copy on the model's device, for which a GPU is not waited for."""
+        return send_numbers(numbers, self.read.device)
 
     def _begin(self, launches: Sequence[Launch], entry: int, narrowed: bool = False) -> None:
         """Put the rows that enter here in flight."""
         for launch in launches:
-            rows = launch.rows[launch.entry == entry]
-            if not len(rows):
+            first, end = np.searchsorted(launch.entry, [entry, entry + 1]).tolist()
+            if first == end:
                 continue
-            prompts = self._to_device(self.plan.prompt[rows])
+            rows, prompts = launch.rows[first:end], launch.prompts[first:end]
             wave = launch.wave
             columns: Tensor | slice = slice(wave.start, wave.stop)
             if narrowed and self.read.shape[1] < wave.stop - wave.start:
@@ -144,6 +177,11 @@ class CellFlights(Flights):
         self.new = new
         self.cells = cells
         self.births = Births(stack, base, new, cells)
+        by_place = cells.by_place()
+        self._places = list(by_place)
+        self._place_of_cell = np.full(len(cells.cells) + 1, len(by_place))
+        for place, numbers in enumerate(by_place.values()):
+            self._place_of_cell[numbers] = place
 
     def watcher(self, launches: Sequence[Launch]) -> Watcher:
         """See :meth:`Flights.watcher`."""
@@ -170,22 +208,28 @@ class CellFlights(Flights):
         self, rows: np.ndarray, prompts: Tensor, columns: Tensor | slice, entry: int, stop: int
     ) -> Float[Tensor, "row pos d_model"]:
         """See :meth:`Flights.first_stream`."""
-        places: dict[tuple[str, int] | None, list[int]] = {}
-        for i, number in enumerate(self.plan.birth[rows].tolist()):
-            cell = None if number == FULL else self.cells.cells[number]
-            places.setdefault(None if cell is None else (cell.component, cell.layer), []).append(i)
-        made: list[tuple[Tensor, Tensor]] = []
-        for place, numbers in places.items():
-            at = self._to_device(np.array(numbers))
+        births = self.plan.birth[rows]
+        # FULL is the last of them
+        of_row = self._place_of_cell[births]
+        present, first = np.unique(of_row, return_index=True)
+        if len(present) == 1:
+            return self._begin_at(int(present[0]), births, prompts, columns, entry, stop)
+        resid: Tensor | None = None
+        for place in present[np.argsort(first)].tolist():
+            numbers = np.flatnonzero(of_row == place)
+            at = self._to_device(numbers)
             mine = columns if isinstance(columns, slice) else columns[at]
-            if place is None:
-                made.append((at, base_stream(self.base, entry, prompts[at], mine)))
-                continue
-            cells = self._to_device(self.plan.birth[rows[numbers]])
-            made.append((at, self.births.make(*place, cells, prompts[at], mine, stop)))
-        if len(made) == 1:
-            return made[0][1]
-        resid = torch.empty(len(rows), *made[0][1].shape[1:], dtype=made[0][1].dtype, device=prompts.device)
-        for at, value in made:
-            resid[at] = value
+            made = self._begin_at(place, births[numbers], prompts[at], mine, entry, stop)
+            if resid is None:
+                resid = made.new_empty(len(rows), *made.shape[1:])
+            resid[at] = made
+        assert resid is not None
         return resid
+
+    def _begin_at(
+        self, place: int, births: np.ndarray, prompts: Tensor, columns: Tensor | slice, entry: int, stop: int
+    ) -> Tensor:
+        """The streams of rows that begin with a cell of one component and layer, or with none."""
+        if place == len(self._places):
+            return base_stream(self.base, entry, prompts, columns)
+        return self.births.make(*self._places[place], self._to_device(births), prompts, columns, stop)

@@ -170,7 +170,8 @@ class PathFlights(CellFlights):
             first = points[np.searchsorted(points, entry)] // 2 * 2
             order = np.argsort(first, kind="stable")
             fresh = Wave(wave.index, wave.start, wave.stop, wave.prompts[:0], wave.resid[:0])
-            again.append(Launch(fresh, launch.rows[order], first[order], self._to_device(order)))
+            origin = self._to_device(order)
+            again.append(Launch(fresh, launch.rows[order], first[order], launch.prompts[origin], origin))
         return again
 
     def _second_pass(self, launches: Sequence[Launch], recorded: Recorded) -> None:
@@ -192,10 +193,12 @@ class PathFlights(CellFlights):
 
     def _enter(self, launches: Sequence[Launch], entry: int) -> None:
         for launch in launches:
-            rows = launch.rows[launch.entry == entry]
-            if not len(rows):
+            mine = launch.entry == entry
+            if not mine.any():
                 continue
-            prompts = self._to_device(self.plan.prompt[rows])
+            # rows are sorted by where they enter
+            first = int(mine.argmax())
+            prompts = launch.prompts[first : first + int(mine.sum())]
             columns = slice(launch.wave.start, launch.wave.stop)
             if launch.wave.n_rows == 0:
                 launch.wave.columns = columns

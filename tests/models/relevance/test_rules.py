@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import interp
+from interp.kernels.relevance.secants import SECANTS
 from interp.models.model import Model
-from interp.models.relevance.secants import SECANTS
 
 
 def _param(name: str) -> Any:

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from interp.errors import RuleError
+from interp.kernels.relevance import SECANTS, secant
 from interp.models.blocks.layers import ACTIVATIONS
-from interp.models.relevance.secants import SECANTS, secant
 
 ACTS: dict[str, Callable[[Tensor], Tensor]] = {
     # F.gelu loses all digits of its negative tail

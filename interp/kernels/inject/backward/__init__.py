@@ -1,0 +1,1 @@
+"""Gradients of injection: through the norm, back into tables, and along directions."""

@@ -1,0 +1,1 @@
+"""What a softmax metric needs of logits over the whole vocabulary, without the logits."""
