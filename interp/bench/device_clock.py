@@ -80,6 +80,11 @@ class HostTimer:
         return Taken(seconds, seconds)
 
 
+def find_device() -> torch.device:
+    """The GPU where there is one; else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def make_timer(device: torch.device) -> Timer:
     """The timer that suits a device."""
     return EventTimer(device) if device.type == "cuda" else HostTimer()

@@ -23,10 +23,20 @@ from torch import Tensor
 from interp.bench import flops
 from interp.bench.cases import Case, Shape, build_gpt2, make_task, parse_shape, wrap_gpt2
 from interp.bench.clock import Quantiles, describe_threads, take_quantiles, time_call
-from interp.bench.device_clock import make_timer, measure_product_rate
+from interp.bench.device_clock import find_device, make_timer, measure_product_rate
 from interp.bench.edge_peer import EdgePeer
 from interp.bench.gate import refuse_disagreement, refuse_other_logits, take_error
-from interp.bench.gpu_report import EDGES, MEMORY, OURS, PARTS, SKIPPED, SWEEP, GpuRow, report_gpu
+from interp.bench.gpu_report import (
+    EDGES,
+    MEMORY,
+    OURS,
+    OUT_OF_MEMORY,
+    PARTS,
+    SKIPPED,
+    SWEEP,
+    GpuRow,
+    report_gpu,
+)
 from interp.bench.peer import HOOKED, Index, Peer, build_peers
 from interp.bench.report import Report, Say, say_nothing
 from interp.circuits import build_graph
@@ -36,6 +46,7 @@ from interp.kernels import use_kernels
 from interp.models.memory_meter import measure_peak
 from interp.models.threads import hold_threads
 from interp.patching import patch
+from interp.patching.budget import DEFAULT_BUDGET
 from interp.results import Graph, SiteScores
 from interp.tasks import PromptPairs
 
@@ -67,8 +78,8 @@ class GpuPlan:
     """Random ones that tune kernels first, and on which ours without kernels is timed."""
     compared_edges: int = 24
     """Random ones that are compared with the peer's, one forward each."""
-    edge_budget: int = 8 << 30
-    """Bytes of working memory for edges."""
+    edge_budget: int = DEFAULT_BUDGET
+    """Bytes of working memory for edges; by default a share of what a GPU has free."""
     budgets: tuple[int, ...] = (1 << 28, 1 << 30, 1 << 32, 1 << 34)
     """Bytes for sweeps whose peak is measured."""
     memory_prompts: int = 16
@@ -81,20 +92,19 @@ class GpuPlan:
     """Whether it may run on a CPU, where nothing that it measures is of interest."""
 
     @classmethod
-    def quick(cls, seed: int = 0, device: str = "cuda") -> GpuPlan:
+    def quick(cls, seed: int = 0, device: torch.device | None = None) -> GpuPlan:
         """Within a minute: some of the edges; on a CPU, a tiny shape."""
-        if torch.device(device).type == "cuda":
+        if (device or find_device()).type == "cuda":
             return cls(edges=2000, repeats=3, peer_seconds=2.0, budgets=(1 << 30,), minutes=0.8, seed=seed)
         return cls(
             TINY,
             sample=4,
             repeats=2,
-            peer_seconds=0.5,
+            peer_seconds=0.1,
             edge_prompts=2,
             edges=40,
             sampled_edges=20,
             compared_edges=3,
-            edge_budget=1 << 26,
             budgets=(1 << 18, 1 << 26),
             memory_prompts=3,
             memory_tokens=16,
@@ -107,8 +117,8 @@ class GpuPlan:
         for name in set(self.parts) - set(PARTS):
             raise BenchError(unknown_name("part", name, PARTS))
         counts = (self.sample, self.repeats, self.sampled_edges, self.compared_edges, self.sweep_prompts)
-        counts += (self.edge_prompts, self.memory_prompts, *self.budgets, self.edge_budget)
-        if min(*counts, *(n for n in (self.threads, self.edges) if n is not None)) < 1:
+        more = (self.edge_prompts, self.memory_prompts, *self.budgets, self.edge_budget)
+        if min(*counts, *more, *(n for n in (self.threads, self.edges) if n is not None)) < 1:
             raise BenchError(
                 f"samples, repeats, prompts, edges, budgets and threads are at least 1; got {self}."
             )
@@ -127,7 +137,7 @@ def run_gpu(
     ``device`` is by default the GPU. Raises :class:`BenchError` on a CPU unless it is a dry run, where
     TransformerLens is missing (models are read through it), and when our scores and the peer's differ.
     """
-    where = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    where = device or find_device()
     if where.type != "cuda" and not plan.is_dry:
         raise BenchError("this is measured on a GPU; 'interp bench gpu --quick --device cpu' is a dry run.")
     for package in ("transformers", "transformer_lens"):
@@ -142,12 +152,8 @@ def run_gpu(
             rows += found
             if keep is not None:
                 keep(found)
-        name = (
-            torch.cuda.get_device_name(where)
-            if where.type == "cuda"
-            else "CPU: a dry run, no figure of a GPU"
-        )
-        return report_gpu(rows, (f"device: {name}", describe_threads()))
+        name = torch.cuda.get_device_name(where) if where.type == "cuda" else None
+        return report_gpu(rows, name, describe_threads())
 
 
 Variant = Callable[[], AbstractContextManager[None]]
@@ -334,9 +340,9 @@ class _Bench:
         try:
             peak = measure_peak(sweep, self.device) / 2**20
         except torch.OutOfMemoryError:
-            remark = "out of memory"
+            remark = OUT_OF_MEMORY
         predicted = NAN
-        figures = dict(budget_mib=budget / 2**20, predicted_mib=predicted, peak_mib=peak)
+        figures: dict[str, Any] = dict(budget_mib=budget / 2**20, predicted_mib=predicted, peak_mib=peak)
         n_sites = flops.count_sites(case, site)
         return [
             self._row(case, MEMORY, site, OURS, n_items=n_sites, n_timed=n_sites, remark=remark, **figures)
@@ -357,7 +363,8 @@ class _Bench:
     ) -> GpuRow:
         found = take_quantiles(times) if times else Quantiles(NAN, NAN, NAN)
         figures = ("tflop", "matmul_rate", "budget_mib", "predicted_mib", "peak_mib", "error")
-        unknown = dict.fromkeys(figures, NAN) | {"n_items": 0, "n_timed": 0, "gate": "", "remark": ""}
+        unknown: dict[str, Any] = {"n_items": 0, "n_timed": 0, "gate": "", "remark": ""}
+        unknown |= dict.fromkeys(figures, NAN)
         return GpuRow(
             part=part,
             what=what,

@@ -13,6 +13,7 @@ PARTS = (SWEEP, EDGES, MEMORY)
 OURS = "interp"
 """Ours as it runs by itself: with kernels, and CUDA graphs where shapes repeat."""
 SKIPPED = "skipped: "
+OUT_OF_MEMORY = "out of memory"
 
 
 @dataclass(frozen=True)
@@ -81,42 +82,47 @@ NOTES = (
 )
 
 
-def report_gpu(rows: Sequence[GpuRow], where: Sequence[str]) -> Report[GpuRow]:
-    """A table a sweep, one for edges, one for memory; the last line has the headlines."""
+DRY = "a dry run on a CPU, which says nothing of a GPU"
+
+
+def report_gpu(rows: Sequence[GpuRow], device: str | None, threads: str) -> Report[GpuRow]:
+    """A table a sweep, one for edges, one for memory; the last line has the headlines.
+
+    ``device`` is the GPU's name, ``None`` for a dry run.
+    """
     tables = []
     for part, what in dict.fromkeys((row.part, row.what) for row in rows if row.part != MEMORY):
         tables.append(_tabulate_times([row for row in rows if (row.part, row.what) == (part, what)]))
     memory = [row for row in rows if row.part == MEMORY]
     if memory:
         tables.append(_tabulate_memory(memory))
-    return Report(rows, tables, (*NOTES, *where), headline(rows))
+    figures = headline(rows)
+    last_line = figures if device else f"{DRY}: {figures}"
+    return Report(rows, tables, (*NOTES, f"device: {device or DRY}", threads), last_line)
 
 
 def _tabulate_times(rows: Sequence[GpuRow]) -> Table:
     row = rows[0]
     title = (
-        f"{row.what} of {row.shape}: {row.n_items} items, {row.n_prompts} prompts of {row.n_tokens} tokens that "
-        f"differ at {row.first_difference}; {row.tflop:.3g} TFLOP, a large product makes "
-        f"{row.matmul_rate / 1e12:.3g} a second"
+        f"{row.what} of {row.shape}: {row.n_items}, in {row.n_prompts} prompts of {row.n_tokens} tokens that differ at "
+        f"{row.first_difference}; {row.tflop:.3g} TFLOP, a large product has {row.matmul_rate / 1e12:.3g} a second"
     )
-    cells = []
-    for row in rows:
-        if not row.is_timed:
-            cells.append((row.implementation, "", "", "", "", row.remark))
-            continue
-        spread = f" ({row.p20:.3g} to {row.p80:.3g})" if row.repeats > 1 else ""
-        error = "" if math.isnan(row.error) else f"error {row.error:.0e} from {row.gate}"
-        cells.append(
-            (
-                row.implementation,
-                f"{row.p50:.3g}{spread}",
-                f"{row.over_ours:.3g}",
-                f"{row.flops_share:.1%}",
-                row.extent,
-                row.remark or error,
-            )
+    if row.gate:
+        title += f"; compared with {row.gate}"
+    cells = [
+        (
+            row.implementation,
+            f"{row.p50:.3g}" + (f" ({row.p20:.3g} to {row.p80:.3g})" if row.repeats > 1 else ""),
+            f"{row.over_ours:.3g}",
+            f"{row.flops_share:.1%}",
+            row.extent,
+            "" if math.isnan(row.error) else f"{row.error:.0e}",
         )
-    return Table(title, ("", "seconds", "x interp", "of product rate", "timed", ""), cells)
+        if row.is_timed
+        else (row.implementation, row.remark, "", "", "", "")
+        for row in rows
+    ]
+    return Table(title, ("", "seconds", "x interp", "of product rate", "timed", "error"), cells)
 
 
 def _tabulate_memory(rows: Sequence[GpuRow]) -> Table:
@@ -154,8 +160,11 @@ def headline(rows: Sequence[GpuRow]) -> str:
                 f", {peer.over_ours:.3g}x TransformerLens ({peer.implementation}, timed on {peer.extent})"
             )
         parts.append(figure)
-    memory = [row for row in rows if row.part == MEMORY and row.peak_mib > 0]
+    memory = [row for row in rows if row.part == MEMORY]
+    within = [row for row in memory if row.peak_mib <= row.budget_mib]
     if memory:
-        over = [row for row in memory if row.peak_mib > row.budget_mib]
-        parts.append(f"memory: peak within the budget in {len(memory) - len(over)} of {len(memory)} runs")
+        parts.append(f"memory: peak within the budget in {len(within)} of {len(memory)} runs")
+    failed = [row for row in memory if row.remark == OUT_OF_MEMORY]
+    if failed:
+        parts.append(f"memory: {OUT_OF_MEMORY} in {len(failed)} of {len(memory)} runs")
     return "; ".join(parts) or "nothing was measured"

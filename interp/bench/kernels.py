@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from interp.bench.device_clock import find_device
 from interp.bench.kernel_bout import KernelBouts
 from interp.bench.kernel_case import KernelCase
 from interp.bench.kernel_cases import list_all_cases
@@ -117,11 +118,6 @@ def refuse_wrong(rows: Sequence[KernelRow]) -> None:
             f"{len(wrong)} kernel cases are wrong, and no time is given for them: {listed}. "
             f"The other figures hold."
         )
-
-
-def find_device() -> torch.device:
-    """The GPU where there is one; else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def settle_interpreter(device: torch.device) -> None:

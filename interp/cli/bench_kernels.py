@@ -50,13 +50,14 @@ def run_kernels(
     Without a GPU small cases are checked in Triton's interpreter, and nothing is timed.
     """
     from interp.bench import kernels
+    from interp.bench.device_clock import find_device
     from interp.cli.inputs import check_device
 
     asked: dict[str, Any] = {"ops": tuple(op or ()), "dtypes": tuple(dtype or ()), "minutes": minutes}
     plan = kernels.KernelsPlan.quick(seed) if quick else kernels.KernelsPlan(seed=seed)
     plan = replace(plan, **{name: value for name, value in asked.items() if value is not None})
     plan = replace(plan, compiles=plan.compiles and compiled)
-    where = check_device(device) or kernels.find_device()
+    where = check_device(device) or find_device()
     kernels.settle_interpreter(where)
     keep = None if csv is None else kernels.keep_in_file(csv, where)
     report = kernels.run_kernels(plan, where, say, keep)
@@ -82,7 +83,7 @@ def run_gpu(
     from interp.bench.gpu_report import GpuRow
 
     asked: dict[str, Any] = {"parts": tuple(part or ()) or None, "minutes": minutes, "threads": threads}
-    plan = bench.GpuPlan.quick(seed, device) if quick else bench.GpuPlan(seed=seed)
-    plan = replace(plan, **{name: value for name, value in asked.items() if value is not None})
     where, keep = prepare_run(device, csv, GpuRow)
+    plan = bench.GpuPlan.quick(seed, where) if quick else bench.GpuPlan(seed=seed)
+    plan = replace(plan, **{name: value for name, value in asked.items() if value is not None})
     print_report(bench.run_gpu(plan, where, say, keep), csv)

@@ -47,8 +47,12 @@ def run_patch(
     seed: Annotated[int, typer.Option(help="Which prompts, and the choices of resample.")] = 0,
     backend: Annotated[str, typer.Option(help="auto, wavefront or hooked.")] = "auto",
     memory: Annotated[
-        int, typer.Option(help="Memory for activations beside the weights, in MiB.", min=1)
-    ] = 1024,
+        int | None,
+        typer.Option(
+            help="MiB for activations beside the weights; 1024 if not given, or most of a GPU's that is free.",
+            min=1,
+        ),
+    ] = None,
     receivers: Annotated[
         str | None,
         typer.Option(help="Patch along paths: --sites send to these only, such as q[2.1]@END,v[2.1]."),
@@ -92,10 +96,11 @@ def run_patch(
     loaded = load_quietly(model, where, progress)
 
     from interp.patching import patch, patch_paths
+    from interp.patching.budget import DEFAULT_BUDGET
 
     prompts = load_prompts(loaded, task, task_file, n, seed, options)
     choices: dict[str, Any] = {"direction": direction, "ablation": ablation, "metric": metric}
-    choices |= {"backend": backend, "memory_budget": memory << 20}
+    choices |= {"backend": backend, "memory_budget": DEFAULT_BUDGET if memory is None else memory << 20}
     choices |= {"seed": seed, "progress": progress}
     if ends is None:
         found = patch(loaded, prompts, places, method=method, **choices)

@@ -15,8 +15,17 @@ from interp.types import COMPONENT_AXES, LATENTS
 T = TypeVar("T")
 R = TypeVar("R")
 
-DEFAULT_BUDGET = 1 << 30
-"""Bytes of working memory for the rows of one forward."""
+
+class _Unasked(int):
+    """A budget that nobody chose."""
+
+
+DEFAULT_BUDGET: int = _Unasked(1 << 30)
+"""Bytes of working memory for the rows of one forward; on a GPU a share of what is free, see :func:`settle_budget`."""
+SHARE_OF_FREE = 0.8
+"""Of a GPU's free memory, what activations may take: the rest is for what allocators waste."""
+WORKSPACES = 1 << 28
+"""Bytes of a GPU for what libraries and kernels take for themselves: cuBLAS keeps 32 MiB a stream."""
 MAX_ROWS = 2048
 """More rows than this gain nothing on any machine tried."""
 
@@ -77,12 +86,40 @@ def check_budget(budget: int) -> None:
         raise PatchError(f"memory_budget must be a positive number of bytes; got {budget}.")
 
 
+def free_bytes(device: torch.device) -> int | None:
+    """Bytes that new tensors on a device can take, workspaces left out; ``None`` where nobody counts them."""
+    if device.type != "cuda":
+        return None
+    free, _ = torch.cuda.mem_get_info(device)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return max(0, int(free + unused - WORKSPACES))
+
+
+def settle_budget(budget: int, device: torch.device) -> tuple[int, tuple[str, ...]]:
+    """The budget to keep to on a device, and what has to be said about it.
+
+    On a GPU the default is a share of what is free, and no budget is larger: the planner runs into no limit that it
+    could foresee. Raises :class:`PatchError` for a budget that is not positive.
+    """
+    check_budget(budget)
+    free = free_bytes(device)
+    if free is None:
+        return int(budget), ()
+    most = max(1, int(SHARE_OF_FREE * free))
+    if isinstance(budget, _Unasked):
+        return most, ()
+    if budget <= most:
+        return int(budget), ()
+    note = f"memory_budget={budget} is more than the {most} bytes that may be taken of the {free} free on {device}"
+    return most, (note,)
+
+
 def rows_within(model: Model, budget: int, n_pos: int, n_kept: int) -> int:
     """Rows of one forward that fit in ``budget`` bytes; at least one.
 
     Raises :class:`PatchError` for a budget that is not positive.
     """
-    check_budget(budget)
+    budget, _ = settle_budget(budget, model.device)
     return min(MAX_ROWS, max(1, budget // bytes_per_row(model, n_pos, n_kept)))
 
 

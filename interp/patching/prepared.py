@@ -14,7 +14,7 @@ from torch import Tensor
 from interp.errors import PatchError, unknown_name
 from interp.models.blocks import Stack, UnsupportedError, stack_of
 from interp.models.model import Model
-from interp.patching.budget import rows_within
+from interp.patching.budget import rows_within, settle_budget
 from interp.patching.cells import Cell
 from interp.patching.hooked import run_hooked
 from interp.patching.hooked_paths import run_paths_hooked
@@ -110,7 +110,9 @@ class Prepared:
         if self.stack is not None:
             return self._in_flight(self.stack, groups, memory_budget, progress)
         n_pos = self.task.clean.shape[1]
-        rows = rows_within(self.model, memory_budget, n_pos, len(self.readout.columns))
+        budget, said = settle_budget(memory_budget, self.model.device)
+        self.notes |= dict.fromkeys(said)
+        rows = rows_within(self.model, budget, n_pos, len(self.readout.columns))
         replacement, _ = self.replacement, self._both
         return run_hooked(
             self.model, self.task, groups, replacement, self.readout, self.direction, rows, progress

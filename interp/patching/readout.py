@@ -9,7 +9,7 @@ from torch import Tensor
 from interp.errors import MetricError
 from interp.models.model import Model
 from interp.tasks.base import PromptPairs
-from interp.tasks.metrics import Metric, Reads
+from interp.tasks.metrics import Metric, Reads, Statistics, statistics_read_by
 
 
 class Readout:
@@ -22,11 +22,18 @@ class Readout:
         self.task = task
         self.metric = metric
         self.reads = metric.reads(task)
+        self.statistics = statistics_read_by(metric, task)
+        """What the metric can be scored from instead of logits, if from anything."""
         positions = self.reads.positions.cpu()
         self.columns = torch.unique(positions)
         """Columns to unembed; the metric's positions index into these."""
         self._within = Reads(torch.searchsorted(self.columns, positions.contiguous()), self.reads.vocab)
         self._reference: Tensor | None = None
+
+    @property
+    def reference(self) -> Float[Tensor, "prompt k c"] | None:
+        """The clean run's logits, where the metric compares with them and they are known."""
+        return self._reference
 
     def set_reference(self, picked: Float[Tensor, "prompt k c"]) -> None:
         """Give the clean run's logits at the places that the metric reads."""
@@ -63,7 +70,16 @@ class Readout:
 
         Raises :class:`MetricError` when the metric returns something else than a number a row.
         """
-        scores = self.metric.score(picked, prompts, self.task, self._reference)
+        return self._checked(self.metric.score(picked, prompts, self.task, self._reference), prompts)
+
+    def score_statistics(self, statistics: Statistics, prompts: Int[Tensor, " row"]) -> Float[Tensor, " row"]:
+        """One number a row from statistics of its logits, as :attr:`statistics` asks for them.
+
+        Raises as :meth:`score_picked`.
+        """
+        return self._checked(self.metric.score_statistics(statistics, prompts, self.task), prompts)
+
+    def _checked(self, scores: Tensor, prompts: Tensor) -> Tensor:
         if scores.shape != prompts.shape:
             raise MetricError(
                 f"metric {self.metric.name!r} returned shape {tuple(scores.shape)} for {len(prompts)} rows; "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -14,7 +15,7 @@ from interp.circuits.gradients.sums import EdgeEstimates, EdgeSums
 from interp.circuits.graph import check_graph
 from interp.errors import CircuitError, MetricError
 from interp.models.model import Model
-from interp.patching.budget import check_budget, halve_on_out_of_memory
+from interp.patching.budget import halve_on_out_of_memory, settle_budget
 from interp.results import Graph
 from interp.tasks.base import PromptPairs
 from interp.tasks.metrics import Metric
@@ -43,7 +44,7 @@ def score_edges_by_gradients(
     gradient, :class:`PatchError` for options that do not fit, and :class:`CircuitError` for a graph of
     another model, for units of coders, and for what the method cannot do with this model.
     """
-    check_budget(memory_budget)
+    memory_budget, said = settle_budget(memory_budget, model.device)
     check_graph(graph, model)
     latents = [units.layer for units in graph.units if units.kind == "latent"]
     if latents:
@@ -63,8 +64,9 @@ def score_edges_by_gradients(
     with tqdm(total=len(task), desc=method.label, unit="prompt", disable=not progress) as bar:
         blocks = halve_on_out_of_memory(range(len(task)), n_prompts)
         for chosen in blocks:
-            found = blocks.attempt(partial(setting.run, torch.tensor(chosen), memory_budget))
-            if found is not None:
-                sums.add(found)
+            part = blocks.attempt(partial(setting.run, torch.tensor(chosen), memory_budget))
+            if part is not None:
+                sums.add(part)
                 bar.update(len(chosen))
-    return sums.estimates(method, direction)
+    found = sums.estimates(method, direction)
+    return replace(found, notes=(*found.notes, *said))

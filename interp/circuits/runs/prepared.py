@@ -19,7 +19,7 @@ from interp.circuits.runs.hooked import HookedRuns
 from interp.errors import CircuitError
 from interp.models.blocks import Stack
 from interp.models.model import Model
-from interp.patching.budget import DEFAULT_BUDGET, check_budget, halve_on_out_of_memory
+from interp.patching.budget import DEFAULT_BUDGET, check_budget, halve_on_out_of_memory, settle_budget
 from interp.patching.prepared import BACKENDS, check_choice, choose_stack, make_provenance
 from interp.patching.replacement import check_kind
 from interp.patching.wavefront.memory import Sizes
@@ -73,7 +73,7 @@ class CircuitRuns:
         self.backend_reason = ""
         self._reference = reference
         self._seed = seed
-        self._budget = memory_budget
+        self._budget, self._said = settle_budget(memory_budget, model.device)
         self._progress = progress
         self._places = place_columns(graph, self.task).to(model.device) if graph.positions else None
         stack, self.backend_reason = choose_stack(model, backend)
@@ -179,7 +179,7 @@ class CircuitRuns:
             ablation=self.ablation,
             backend=self.backend,
             backend_reason=self.backend_reason,
-            notes=notes,
+            notes=(*self._said, *notes),
         )
 
 

@@ -10,3 +10,5 @@ these sums are plain PyTorch, for nothing here differentiates twice.
 
 from interp.kernels.attribute.dispatch import attribute_rows as attribute_rows
 from interp.kernels.attribute.dispatch import attribute_units as attribute_units
+from interp.kernels.attribute.reference import subtract as subtract
+from interp.kernels.attribute.reference import weigh as weigh

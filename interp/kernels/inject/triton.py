@@ -134,12 +134,12 @@ def _add_updates(
 
 @tuned(
     [
+        # few tokens: more programs, and the fewest registers
+        triton.Config({"TOKENS": 16, "TILE": 64, "RANKS": 16}, num_warps=4, num_stages=2),
         triton.Config({"TOKENS": 32, "TILE": 64, "RANKS": 32}, num_warps=4, num_stages=2),
-        triton.Config({"TOKENS": 16, "TILE": 64, "RANKS": 64}, num_warps=4, num_stages=2),
-        triton.Config({"TOKENS": 16, "TILE": 128, "RANKS": 32}, num_warps=4, num_stages=2),
+        # long ones: directions are read less often
         triton.Config({"TOKENS": 64, "TILE": 64, "RANKS": 32}, num_warps=8, num_stages=2),
         triton.Config({"TOKENS": 32, "TILE": 128, "RANKS": 32}, num_warps=8, num_stages=2),
-        triton.Config({"TOKENS": 32, "TILE": 128, "RANKS": 64}, num_warps=8, num_stages=2),
     ],
     key=["d_model", "rank"],
 )
@@ -235,7 +235,7 @@ def whole_rows(kernel: Any, block: int) -> Any:
     # entries a thread: 16 are two to four loads in flight; twice that hides more latency; half leaves more warps
     shapes = [(tokens, 16), (tokens, 8), (2 * tokens, 32 if block < 8192 else 16), (max(1, tokens // 2), 16)]
     sizes = dict.fromkeys((n, min(32, max(1, n * block // (32 * each)))) for n, each in shapes)
-    configs = [triton.Config({"TOKENS": n}, num_warps=warps) for n, warps in sizes if n * block <= 16384 * 2]
+    configs = [triton.Config({"TOKENS": n}, num_warps=warps) for n, warps in sizes if n * block <= 16384]
     return tuned(configs, key=["d_model"])(kernel)
 
 

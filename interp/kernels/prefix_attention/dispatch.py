@@ -25,19 +25,14 @@ class RowPlan:
     keys: Int[Tensor, "fields key"]
 
 
-def prefix_kernel_runs(
-    q: Float[Tensor, "query head d_head"],
-    k: Float[Tensor, "key kv_head d_head"],
-    prefix_k: Float[Tensor, "prompt kv_head pos d_head"],
-) -> bool:
-    """Whether :func:`attend_prefix` of such tensors runs as a kernel."""
-    group = q.shape[1] // max(1, k.shape[1])
-    refusal = ""
-    if q.shape[2] > MOST_D_HEAD:
-        refusal = f"d_head is {q.shape[2]}, at most {MOST_D_HEAD} is covered"
-    elif group > MOST_HEADS_OF_ONE_KEY:
-        refusal = f"{group} query heads share a key head, at most {MOST_HEADS_OF_ONE_KEY} are covered"
-    return kernel_runs("prefix_attention", [q, k, prefix_k], refusal=refusal)
+def prefix_kernel_runs(like: Tensor, n_heads: int, n_kv_heads: int) -> bool:
+    """Whether :func:`attend_prefix` runs as a kernel for queries or keys [..., d_head] like these."""
+    refusal, d_head = "", like.shape[-1]
+    if d_head > MOST_D_HEAD:
+        refusal = f"d_head is {d_head}, at most {MOST_D_HEAD} is covered"
+    elif n_heads > MOST_HEADS_OF_ONE_KEY * n_kv_heads:
+        refusal = f"{n_heads // n_kv_heads} query heads share a key head, at most {MOST_HEADS_OF_ONE_KEY} are covered"
+    return kernel_runs("prefix_attention", [like], refusal=refusal)
 
 
 def plan_rows(
@@ -82,10 +77,8 @@ def attend_prefix(
     Raises :class:`~interp.errors.KernelError` for tensors that do not fit each other or the rows.
     """
     _check(q, k, v, prefix_k, prefix_v, rows, soft_cap, window, real)
-    if not prefix_kernel_runs(q, k, prefix_k):
-        return attend_prefix_reference(
-            q, k, v, prefix_k, prefix_v, rows, scale, soft_cap, window, real
-        )
+    if not prefix_kernel_runs(q, q.shape[1], k.shape[1]):
+        return attend_prefix_reference(q, k, v, prefix_k, prefix_v, rows, scale, soft_cap, window, real)
     if not len(q):
         return q.new_zeros(q.shape)
     from interp.kernels.prefix_attention.ops import attend

@@ -176,7 +176,6 @@ def _forward(
     tl.store(LOG_SUM + token * HEADS + head, top + tl.log2(weight), live)
 
 
-
 def make_configs(block_d: int, dtype: torch.dtype, group: int, many: bool) -> list[triton.Config]:
     """Blocks of queries by keys: as many queries as registers hold, for a prefix is read once for each block, and
     fewer where large blocks would leave multiprocessors idle (not ``many``)."""

@@ -12,6 +12,7 @@ from interp.models.blocks.layers import (
     apply_stored_norm,
     join_heads_out,
     join_linears,
+    norm_of,
     rms_norm,
     rotate,
 )
@@ -26,6 +27,7 @@ class Block:
         self.traits = traits
         self.weights = weights
         self.window = traits.window_of(layer)
+        self.attention_norm, self.mlp_norm = (norm_of(ln, traits) for ln in (weights.ln1, weights.ln2))
         self.queries = Linear(join_heads_out(weights.W_Q), _joined(weights.b_Q))
         self.keys = Linear(join_heads_out(weights.W_K), _joined(weights.b_K))
         self.values = Linear(join_heads_out(weights.W_V), _joined(weights.b_V))

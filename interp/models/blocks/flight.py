@@ -12,10 +12,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.kernels.inject import add_updates, inject_runs
+from interp.kernels.norm import Norm
 from interp.models.blocks.block import Block
 from interp.models.blocks.mixing import meet_waves, mix_waves
 from interp.models.blocks.stack import Stack
 from interp.models.blocks.waves import BLIND, KeyValues, Watcher, Wave
+from interp.models.traits import NormWeights
 
 MLP_TOKENS = 128
 """Tokens that pass through an MLP at once on a CPU: its hidden layer then stays in the cache."""
@@ -43,7 +46,7 @@ def attend(
         return
     block = stack.blocks[layer]
     _watch_stream("resid_pre", layer, waves, watcher)
-    x = block.normalise(_flat(waves), block.weights.ln1)
+    x = _normalised(block, waves, block.weights.ln1)
     names = ("keys", "values") if narrow_to is not None else ("queries", "keys", "values")
     projected = dict(zip(names, block.project(x, *names), strict=True))
     keys = _split_heads(projected["keys"], waves, stack.traits.n_kv_heads)
@@ -60,12 +63,13 @@ def attend(
     _watch("o", layer, waves, _views(flat, waves), watcher)
     flat = block.finish_attention(flat)
     outs = _watch("attn_out", layer, waves, _views(flat, waves), watcher)
-    for wave, out in zip(waves, outs, strict=True):
-        if stack.traits.parallel_blocks:
+    if stack.traits.parallel_blocks:
+        for wave, out in zip(waves, outs, strict=True):
             wave.attn_out = out
-        else:
-            wave.resid = wave.resid + out
-    if not stack.traits.parallel_blocks and block.has_mlp:
+        return
+    watched = not block.has_mlp or watcher.wants("resid_mid", layer)
+    _update(waves, [outs], None if watched else block.mlp_norm)
+    if block.has_mlp:
         _watch_stream("resid_mid", layer, waves, watcher)
 
 
@@ -74,19 +78,57 @@ def run_mlp(stack: Stack, layer: int, waves: Sequence[Wave], watcher: Watcher = 
     if not waves:
         return
     block = stack.blocks[layer]
-    outs: Sequence[Tensor | None] = [None] * len(waves)
+    updates: list[Sequence[Tensor]] = []
+    if waves[0].attn_out is not None:
+        updates.append([wave.attn_out for wave in waves if wave.attn_out is not None])
     if block.has_mlp:
-        x = block.normalise(_flat(waves), block.weights.ln2)
+        parallel = stack.traits.parallel_blocks
+        # what a parallel block's waves have normalised is its attention's input
+        x = (_fresh if parallel else _normalised)(block, waves, block.weights.ln2)
         if any(watcher.wants(part, layer) for part in _MLP_PARTS):
             flat = _watched_mlp(block, x, waves, watcher)
         else:
             flat = mlp_in_parts(block, x)
-        outs = _watch("mlp_out", layer, waves, _views(block.finish_mlp(flat), waves), watcher)
-    for wave, out in zip(waves, outs, strict=True):
-        for part in (wave.attn_out, out):
-            wave.resid = wave.resid if part is None else wave.resid + part
+        updates.append(_watch("mlp_out", layer, waves, _views(block.finish_mlp(flat), waves), watcher))
+    _update(waves, updates, _next_norm(stack, layer, watcher))
+    for wave in waves:
         wave.attn_out = None
     _watch_stream("resid_post", layer, waves, watcher)
+
+
+def _next_norm(stack: Stack, layer: int, watcher: Watcher) -> Norm | None:
+    """The norm before the next attention, where rows go on to it as they leave this layer."""
+    watched = watcher.wants("resid_post", layer) or watcher.wants("resid_pre", layer + 1)
+    # under autograd it is one layer that is run again
+    if watched or layer + 1 == len(stack.blocks) or torch.is_grad_enabled():
+        return None
+    return stack.blocks[layer + 1].attention_norm
+
+
+def _update(waves: Sequence[Wave], updates: Sequence[Sequence[Tensor]], norm: Norm | None) -> None:
+    """Add to every wave its part of each update, in one pass where a kernel runs, and with the norm then."""
+    if not updates:
+        return
+    if not inject_runs([waves[0].resid, *(update[0] for update in updates)]):
+        for parts in updates:
+            for wave, part in zip(waves, parts, strict=True):
+                wave.resid = wave.resid + part
+        return
+    flat, normed = add_updates(_flat(waves), [_join_views(parts) for parts in updates], norm)
+    every: Sequence[Tensor | None] = [None] * len(waves) if normed is None else _views(normed, waves)
+    for wave, resid, own in zip(waves, _views(flat, waves), every, strict=True):
+        wave.carry(resid, own)
+
+
+def _normalised(block: Block, waves: Sequence[Wave], norm: NormWeights | None) -> Float[Tensor, "n d_model"]:
+    """All waves' tokens through the norm of the sublayer that comes now."""
+    made = [wave.normed for wave in waves]
+    found = [part for part in made if part is not None]
+    return _join_views(found) if len(found) == len(made) else _fresh(block, waves, norm)
+
+
+def _fresh(block: Block, waves: Sequence[Wave], norm: NormWeights | None) -> Float[Tensor, "n d_model"]:
+    return block.normalise(_flat(waves), norm)
 
 
 def _narrow(waves: Sequence[Wave], x: Tensor, columns: Tensor) -> Tensor:
@@ -139,11 +181,12 @@ def _watch(
 def _watch_stream(component: str, layer: int, waves: Sequence[Wave], watcher: Watcher) -> None:
     if watcher.wants(component, layer):
         for wave in waves:
-            wave.resid = watcher.see(component, layer, wave, wave.resid)
+            # what was normalised before no longer holds: watchers may write in place
+            wave.carry(watcher.see(component, layer, wave, wave.resid))
 
 
 def _flat(waves: Sequence[Wave]) -> Float[Tensor, "n d_model"]:
-    return _join([wave.resid.flatten(0, 1) for wave in waves])
+    return _join_views([wave.resid for wave in waves])
 
 
 def _join(parts: Sequence[Tensor]) -> Tensor:
@@ -151,7 +194,20 @@ def _join(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _join_views(parts: Sequence[Tensor]) -> Tensor:
+    whole = parts[0]._base
+    if len(parts) > 1 and whole is not None and not torch.is_grad_enabled() and _are_all_of(whole, parts):
+        return whole
     return _join([part.flatten(0, 1) for part in parts])
+
+
+def _are_all_of(whole: Tensor, parts: Sequence[Tensor]) -> bool:
+    """Whether these are the views on a matrix, one after another, that :func:`_views` makes."""
+    at = 0
+    for part in parts:
+        if part._base is not whole or not part.is_contiguous() or part.storage_offset() != at:
+            return False
+        at += part.numel()
+    return whole.ndim == 2 and whole.is_contiguous() and whole.storage_offset() == 0 and at == whole.numel()
 
 
 def _views(flat: Tensor, waves: Sequence[Wave]) -> list[Tensor]:

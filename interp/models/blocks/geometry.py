@@ -20,6 +20,8 @@ class Geometry:
     """Which source columns each destination attends to, by sliding window (``None``: no window)."""
     cos: Float[Tensor, "prompt pos rotary"] | None = None
     sin: Float[Tensor, "prompt pos rotary"] | None = None
+    real: Bool[Tensor, "prompt pos"] | None = None
+    """Which columns are no padding; ``None`` where none is."""
 
 
 def find_positions(mask: Bool[Tensor, "prompt pos"]) -> Int[Tensor, "prompt pos"]:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.kernels.norm import Norm
 from interp.models.traits import NormWeights, Traits
 
 _SQRT_2_OVER_PI = torch.tensor(math.sqrt(2 / math.pi), dtype=torch.float32, device="cpu")
@@ -98,6 +99,14 @@ def apply_stored_norm(
         gain, bias = (None, None) if norm is None else (norm.w, norm.b)
         return F.layer_norm(x, x.shape[-1:], gain, bias, traits.norm_eps)
     return rms_norm(x, None if norm is None else norm.w, traits)
+
+
+def norm_of(norm: NormWeights | None, traits: Traits) -> Norm | None:
+    """A stored norm as kernels take it; ``None`` for a model without norms."""
+    if traits.norm is None:
+        return None
+    gain, bias = (None, None) if norm is None else (norm.w, norm.b)
+    return Norm(traits.norm, traits.norm_eps, gain, bias, traits.norm_plus_one)
 
 
 def rms_norm(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from interp.kernels.prefix_attention import attend_prefix, prefix_kernel_runs
 from interp.models.blocks.block import Block
+from interp.models.blocks.formation import Formation, join_tokens, split_tokens
 from interp.models.blocks.geometry import Geometry
 from interp.models.blocks.waves import BLIND, KeyValues, Watcher, Wave
 
@@ -25,7 +27,19 @@ def meet_waves(
     watcher: Watcher = BLIND,
 ) -> list[Met]:
     """Every wave's own keys and values from what the model projects at all its columns."""
-    return [_meet(block, *parts, base, watcher) for parts in zip(waves, keys, values, strict=True)]
+    keys = [seen("k", block.layer, wave, k, watcher) for wave, k in zip(waves, keys, strict=True)]
+    values = [seen("v", block.layer, wave, v, watcher) for wave, v in zip(waves, values, strict=True)]
+    if _kernel_runs(block, waves, keys[0], watcher):
+        keys = _turn_all(block.turn_keys, waves, keys, base.geometry)
+    else:
+        keys = [
+            block.turn_keys(k, *_rotation(wave, base.geometry)) for wave, k in zip(waves, keys, strict=True)
+        ]
+    met = [(k.transpose(1, 2), v.transpose(1, 2)) for k, v in zip(keys, values, strict=True)]
+    for wave, (k, v) in zip(waves, met, strict=True):
+        seen("keys", block.layer, wave, k, watcher)
+        seen("values", block.layer, wave, v, watcher)
+    return met
 
 
 def mix_waves(
@@ -36,11 +50,19 @@ def mix_waves(
     base: KeyValues,
     watcher: Watcher = BLIND,
 ) -> list[Float[Tensor, "_row _pos head d_head"]]:
-    """``z`` of every wave's heads, from queries as the model projects them at the wave's present columns."""
-    return [
-        _mix_values(block, wave, q, *kv, base, watcher)
-        for wave, q, kv in zip(waves, queries, met, strict=True)
-    ]
+    """``z`` of every wave's heads, from queries as the model projects them at the wave's present columns.
+
+    One launch of a kernel for all waves, on a GPU and where nobody asks for scores or pattern.
+    """
+    queries = [seen("q", block.layer, wave, q, watcher) for wave, q in zip(waves, queries, strict=True)]
+    if _kernel_runs(block, waves, queries[0], watcher):
+        mixed = _mix_in_one(block, waves, queries, met, base, watcher)
+    else:
+        mixed = [
+            _mix_values(block, wave, q, *kv, base, watcher)
+            for wave, q, kv in zip(waves, queries, met, strict=True)
+        ]
+    return [seen("z", block.layer, wave, z, watcher) for wave, z in zip(waves, mixed, strict=True)]
 
 
 def mix_heads(
@@ -55,19 +77,62 @@ def mix_heads(
 
     Of the wave only the rows and columns matter; before its first column keys and values are the base run's.
     """
-    return _mix_values(block, wave, q, *_meet(block, wave, k, v, base, BLIND), base, BLIND)
+    return mix_waves(block, [wave], [q], meet_waves(block, [wave], [k], [v], base), base)[0]
 
 
-def _meet(
-    block: Block, wave: Wave, k: Tensor, v: Tensor, base: KeyValues, watcher: Watcher
-) -> tuple[Tensor, Tensor]:
-    """A wave's own keys and values [row, kv_head, src, d_head], as its queries meet them."""
-    k, v = seen("k", block.layer, wave, k, watcher), seen("v", block.layer, wave, v, watcher)
-    cos, sin = _rotation(wave, base.geometry)
-    k, v = (x.transpose(1, 2) for x in (block.turn_keys(k, cos, sin), v))
-    seen("keys", block.layer, wave, k, watcher)
-    seen("values", block.layer, wave, v, watcher)
-    return k, v
+def _kernel_runs(block: Block, waves: Sequence[Wave], like: Tensor, watcher: Watcher) -> bool:
+    """Whether these waves' attention is one launch: nobody looks inside it, and a kernel covers it."""
+    if any(watcher.wants(inside, block.layer) for inside in ("attn_scores", "pattern")):
+        return False
+    if not any(wave.n_rows for wave in waves):
+        return False
+    traits = block.traits
+    return prefix_kernel_runs(like, traits.n_heads, traits.n_kv_heads)
+
+
+def _turn_all(
+    turn: Callable[[Tensor, Tensor | None, Tensor | None], Tensor],
+    waves: Sequence[Wave],
+    parts: Sequence[Float[Tensor, "_row _pos _head d_head"]],
+    geometry: Geometry,
+) -> list[Float[Tensor, "_row _pos _head d_head"]]:
+    """Queries or keys of all waves as they meet each other, turned in one go."""
+    turned = turn(join_tokens(parts)[None], *Formation.of(waves).turns(waves, geometry))[0]
+    return split_tokens(turned, [(part.shape[0], part.shape[1]) for part in parts])
+
+
+def _mix_in_one(
+    block: Block,
+    waves: Sequence[Wave],
+    queries: Sequence[Tensor],
+    met: Sequence[Met],
+    base: KeyValues,
+    watcher: Watcher,
+) -> list[Tensor]:
+    """Outputs of every head before W_O, by one launch for all waves."""
+    queries = _turn_all(block.turn_queries, waves, queries, base.geometry)
+    for wave, q in zip(waves, queries, strict=True):
+        seen("queries", block.layer, wave, q.transpose(1, 2), watcher)
+    formation, traits = Formation.of(waves), block.traits
+    k, v = (join_tokens([kv[i].transpose(1, 2) for kv in met]) for i in (0, 1))
+    if any(wave.start for wave in waves):
+        before = (base.keys[block.layer], base.values[block.layer])
+    else:
+        nothing = k.new_empty(1, k.shape[1], 0, k.shape[2])
+        before = (nothing, nothing)
+    z = attend_prefix(
+        join_tokens(queries),
+        k,
+        v,
+        *before,
+        formation.rows,
+        traits.attn_scale,
+        traits.attn_soft_cap,
+        block.window,
+        base.geometry.real,
+        formation.plan(base.geometry, block.window),
+    )
+    return split_tokens(z, [(q.shape[0], q.shape[1]) for q in queries])
 
 
 def _mix_values(
@@ -76,7 +141,7 @@ def _mix_values(
     """Outputs of every head before W_O."""
     layer, n_rows, n_dest = block.layer, wave.n_rows, q.shape[1]
     n_kv, group = block.traits.n_kv_heads, block.traits.group_size
-    q = block.turn_queries(seen("q", layer, wave, q, watcher), *_rotation(wave, base.geometry))
+    q = block.turn_queries(q, *_rotation(wave, base.geometry))
     q = q.transpose(1, 2)
     seen("queries", layer, wave, q, watcher)
     q = q.reshape(n_rows, n_kv, group * n_dest, q.shape[-1])
@@ -91,8 +156,7 @@ def _mix_values(
     z = pattern[..., before.n :] @ v
     if before.n:
         z = z + before.mix(pattern[..., : before.n])
-    z = z.view(n_rows, n_kv * group, n_dest, -1).transpose(1, 2)
-    return seen("z", layer, wave, z, watcher)
+    return z.view(n_rows, n_kv * group, n_dest, -1).transpose(1, 2)
 
 
 class _Before:
@@ -101,7 +165,6 @@ class _Before:
     def __init__(self, wave: Wave, base: KeyValues, layer: int) -> None:
         self.n = wave.start
         if wave.start:
-            assert wave.places is not None
             self.places = wave.places
             present = wave.prompts[wave.places.rows[:, 0]]
             tables = (base.keys[layer], base.values[layer])

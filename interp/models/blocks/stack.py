@@ -9,9 +9,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from interp.errors import InterpError
+from interp.kernels.readout import (
+    VocabularySummary,
+    read_tokens,
+    summarise_vocabulary,
+    vocabulary_kernel_runs,
+)
 from interp.models.blocks.block import Block
 from interp.models.blocks.geometry import Geometry, find_positions, find_visible
-from interp.models.blocks.layers import ACTIVATIONS, apply_stored_norm
+from interp.models.blocks.layers import ACTIVATIONS, apply_stored_norm, norm_of
 from interp.models.model import Model
 
 _TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5}
@@ -60,26 +66,50 @@ class Stack:
         visible = find_visible(real, {block.window for block in self.blocks})
         rotary = self.model.family.rotary
         if rotary is None or self.traits.positional != "rotary":
-            return Geometry(positions, visible)
+            return Geometry(positions, visible, real=real if padded else None)
         like = torch.empty(0, dtype=self.model.dtype, device=tokens.device)
         cos, sin = rotary(self.model.module, like, positions)
-        return Geometry(positions, visible, cos, sin)
+        return Geometry(positions, visible, cos, sin, real if padded else None)
 
     def unembed(
-        self, resid: Float[Tensor, "row k d_model"], vocab: Int[Tensor, "row c"] | None = None
+        self,
+        resid: Float[Tensor, "row k d_model"],
+        vocab: Int[Tensor, "prompt c"] | None = None,
+        prompts: Int[Tensor, " row"] | None = None,
     ) -> Float[Tensor, "row k c"]:
-        """Logits of final residual streams: of the whole vocabulary, or of each row's own tokens."""
+        """Logits of final residual streams: of the whole vocabulary, or of each row's own tokens.
+
+        Row i reads the tokens ``vocab[prompts[i]]``, or ``vocab[i]`` without ``prompts``.
+        """
+        W_U, b_U, cap = self.weights.W_U, self.weights.b_U, self.traits.final_soft_cap
+        if vocab is not None:
+            norm = norm_of(self.weights.ln_final, self.traits)
+            return read_tokens(resid, W_U, vocab, prompts, b_U, norm, cap)
         x = apply_stored_norm(resid, self.weights.ln_final, self.traits)
-        W_U, b_U = self.weights.W_U, self.weights.b_U
-        if vocab is None:
-            logits = (x.flatten(0, 1) @ W_U).view(*x.shape[:2], -1)
-            logits = logits if b_U is None else logits + b_U
-        else:
-            wanted = vocab.clamp(min=0)
-            logits = torch.einsum("rkd,rcd->rkc", x, W_U.T[wanted])
-            logits = logits if b_U is None else logits + b_U[wanted][:, None]
-        cap = self.traits.final_soft_cap
+        logits = (x.flatten(0, 1) @ W_U).view(*x.shape[:2], -1)
+        logits = logits if b_U is None else logits + b_U
         return logits if cap is None else (logits / cap).tanh() * cap
+
+    def summarise(
+        self,
+        resid: Float[Tensor, "row k d_model"],
+        vocab: Int[Tensor, "prompt c"],
+        prompts: Int[Tensor, " row"],
+        reference: Float[Tensor, "prompt k d_vocab"] | None = None,
+        others: bool = False,
+    ) -> VocabularySummary:
+        """Statistics of the logits of final residual streams over the whole vocabulary.
+
+        See :func:`~interp.kernels.readout.summarise_vocabulary`; on a GPU no logits are stored.
+        """
+        norm = norm_of(self.weights.ln_final, self.traits)
+        W_U, b_U, cap = self.weights.W_U, self.weights.b_U, self.traits.final_soft_cap
+        return summarise_vocabulary(resid, W_U, vocab, prompts, b_U, norm, cap, reference, others)
+
+    def summary_runs(self, resid: Float[Tensor, "row k d_model"]) -> bool:
+        """Whether :meth:`summarise` would store no logits."""
+        norm = norm_of(self.weights.ln_final, self.traits)
+        return vocabulary_kernel_runs(resid, self.weights.W_U, self.weights.b_U, norm)
 
 
 def stack_of(model: Model) -> Stack:

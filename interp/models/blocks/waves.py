@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -61,6 +62,15 @@ class Places:
 
 
 @dataclass
+class Notes:
+    """What was made of a wave's rows for one layer and holds for the next, each with what it was made of. No part of
+    the wave: whoever takes a wave apart leaves them behind."""
+
+    places: tuple[Tensor, Places] | None = None
+    formation: object | None = None
+
+
+@dataclass
 class Wave:
     """Rows that begin at one column and end before another."""
 
@@ -74,15 +84,12 @@ class Wave:
     """Which columns ``resid`` holds: all from ``start`` to ``stop``, or those still needed."""
     attn_out: Float[Tensor, "row pos d_model"] | None = None
     """Of the layer now running, where attention and MLP run in parallel."""
-    places: Places | None = None
     _normed: tuple[Tensor, Tensor] | None = field(default=None, init=False, repr=False)
     """A residual stream and its norm, which holds as long as ``resid`` is that stream."""
 
     def __post_init__(self) -> None:
         if self.columns is None:
             self.columns = slice(self.start, self.stop)
-        if self.start and len(self.prompts):
-            self.places = Places.of(self.prompts)
 
     @property
     def n_rows(self) -> int:
@@ -114,7 +121,18 @@ class Wave:
         joined = None if normed is None or before is None else torch.cat([before, normed])
         self.prompts = torch.cat([self.prompts, prompts])
         self.carry(torch.cat([self.resid, resid]), joined)
-        self.places = Places.of(self.prompts) if self.start else None
+
+    @cached_property
+    def notes(self) -> Notes:
+        """Empty at first."""
+        return Notes()
+
+    @property
+    def places(self) -> Places:
+        """The rows by their prompts. A GPU is waited for when this is first asked for."""
+        if self.notes.places is None or self.notes.places[0] is not self.prompts:
+            self.notes.places = (self.prompts, Places.of(self.prompts))
+        return self.notes.places[1]
 
     def take(self, table: Shaped[Tensor, "prompt pos ..."]) -> Shaped[Tensor, "row k ..."]:
         """What a table of the base prompts holds at the columns of these rows."""

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp.kernels.attribute import weigh
 from interp.models.capture import head_results
 from interp.models.hooks import HookEdit, installed_edits
 from interp.models.model import Model
+from interp.patching.attribution.change import Change, sums_are_fused
 from interp.patching.attribution.nodes import GradientRun, Node, reading_edits
 from interp.patching.attribution.reduce import Part, Wheres
 from interp.patching.attribution.source import Replaced, Source
@@ -77,10 +79,15 @@ class Block:
         self.prompts = torch.arange(len(rows), device=self.tokens.device)
         self.parts: dict[Node, list[Part]] = defaultdict(list)
         for index, sweep in enumerate(sweeps):
-            wheres = Wheres([where[rows.cpu(), first:] for where in sweep.wheres], self.tokens.device)
+            wheres = Wheres([self._real(where)[:, first:] for where in sweep.wheres], self.tokens.device)
             for slot, layer in enumerate(sweep.layers):
                 self.parts[sweep.site.activation, layer].append(Part(index, slot, sweep, wheres))
         self.out = self.zeros()
+
+    def _real(self, where: Bool[Tensor, "_all pos"]) -> Bool[Tensor, "prompt pos"]:
+        """These prompts' columns of a set, padding left out."""
+        chosen = where[self.rows.cpu()]
+        return chosen if self.mask is None else chosen & self.mask.to(chosen.device)
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -144,31 +151,56 @@ class Block:
             self.readout.score_picked(source, self.prompts),
         )
 
-    def add(self, node: Node, change: Tensor, gradient: Tensor) -> None:
-        """Score all cells of a node from its change and the gradient it meets."""
-        gradient = self.without_padding(node, gradient)
-        for part in self.parts.get(node, ()):
-            self.put(part, part.collect(*self._at_heads(node, part, change, gradient)))
+    def add(
+        self, node: Node, change: Change, gradient: Tensor, weights: Float[Tensor, " point"] | None = None
+    ) -> None:
+        """Score all cells of a node from its change and the gradient it meets.
+
+        With ``weights`` the gradient is [point * prompt, ...], and its weighted sum over points is meant.
+        """
+        parts = self.parts.get(node, ())
+        if not parts:
+            return
+        if sums_are_fused(gradient):
+            for part in parts:
+                self.put(part, part.contract(*self._at_heads(node, part, change, gradient), weights))
+            return
+        mean = gradient if weights is None else weigh_points(gradient, weights)
+        mean = self.without_padding(node, mean)
+        for part in parts:
+            found, at_heads = self._at_heads(node, part, change, mean)
+            self.put(part, part.collect(found.subtract(), at_heads))
 
     def without_padding(self, node: Node, value: Tensor) -> Tensor:
         """Zero in padding columns: no patch touches them, and where a row of scores sees nothing at all
         their gradient may be NaN."""
+        real = self.real(node, value.ndim)
+        return value if real is None else torch.where(real, value, 0.0)
+
+    def real(self, node: Node, n_axes: int) -> Bool[Tensor, "..."] | None:
+        """Which columns are no padding, along a node's axis of so many; ``None`` if all are."""
         if self.mask is None:
-            return value
-        axis = 2 if node[0] in PATTERN_COMPONENTS else 1
-        shape = [len(value), *[1] * (value.ndim - 1)]
-        shape[axis] = value.shape[axis]
-        return torch.where(self.mask[:, self.first :].view(shape).bool(), value, 0.0)
+            return None
+        mask = self.mask[:, self.first :].bool()
+        shape = [len(mask), *[1] * (n_axes - 1)]
+        shape[2 if node[0] in PATTERN_COMPONENTS else 1] = mask.shape[1]
+        return mask.view(shape)
 
     def put(self, part: Part, slab: Tensor) -> None:
         """Add scores of a part's cells."""
         self.out[part.sweep][part.slot] += slab
 
-    def _at_heads(self, node: Node, part: Part, change: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    def _at_heads(self, node: Node, part: Part, change: Change, gradient: Tensor) -> tuple[Change, Tensor]:
         if node[0] != "result":
             return change, gradient
         W_O = self.model.weights.layers[node[1]].W_O
         if part.of.site.subspace is None:
             return change, torch.einsum("bpm,hdm->bphd", gradient.to(W_O.dtype), W_O)
-        results = head_results(self.model, change.to(W_O.dtype), node[1]).to(change.dtype)
-        return results, gradient.unsqueeze(2).expand_as(results)
+        z = change.subtract()
+        results = head_results(self.model, z.to(W_O.dtype), node[1]).to(z.dtype)
+        return Change(results), gradient.unsqueeze(2).expand(-1, -1, results.shape[2], -1)
+
+
+def weigh_points(gradient: Tensor, weights: Float[Tensor, " point"]) -> Tensor:
+    """[point * prompt, ...] to the weighted sum over points, in fp32 at least."""
+    return weigh(gradient.unflatten(0, (len(weights), -1)), weights)

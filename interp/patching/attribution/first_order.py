@@ -8,16 +8,17 @@ from torch import Tensor
 
 from interp.models.relevance import RelevanceRules, relevance_rules
 from interp.patching.attribution.block import Block, Found
+from interp.patching.attribution.change import Change
 from interp.patching.attribution.nodes import Node
 
 
 def run_first_order(block: Block, rules: str | RelevanceRules | None = None) -> Found:
     """Two forwards and one backward; each change is let go of once its gradient has come."""
     replaced, source = block.run_source()
-    changes: dict[Node, Tensor] = {}
+    changes: dict[Node, Change] = {}
 
     def take_value(node: Node, value: Tensor) -> None:
-        changes[node] = replaced.take_change(node, block.cut(node, value))
+        changes[node] = replaced.take_pair(node, block.cut(node, value))
 
     def take_gradient(node: Node, gradient: Tensor) -> None:
         block.add(node, changes.pop(node), block.cut(node, gradient))

@@ -9,10 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from interp.kernels.attribute import attribute_rows
 from interp.models.capture import head_results
 from interp.models.hooks import Edit, HookEdit
 from interp.models.sites import tap
-from interp.patching.attribution.block import Block, Found, Gap
+from interp.patching.attribution.block import Block, Found, Gap, weigh_points
+from interp.patching.attribution.change import Change, sums_are_fused
 from interp.patching.attribution.methods import IntegratedGradients
 from interp.patching.attribution.nodes import GradientRun, Node, as_read
 from interp.patching.attribution.reduce import Part
@@ -36,35 +38,51 @@ def run_along_inputs(block: Block, method: IntegratedGradients, rows_within: int
     ``rows_within`` is how many rows a forward may have.
     """
     replaced, source = block.run_source()
-    changes: dict[Node, Tensor] = {}
+    changes: dict[Node, Change] = {}
 
     def take_value(node: Node, value: Tensor) -> None:
-        changes[node] = replaced.take_change(node, value)
+        # the path itself is made of the embeddings' change
+        whole = node == EMBED
+        changes[node] = (
+            Change(replaced.take_change(node, value)) if whole else replaced.take_pair(node, value)
+        )
 
     nodes = tuple(dict.fromkeys((*block.nodes, EMBED)))
     base_picked = block.run_base(nodes, take_value)
     base, source_score = block.compare_runs(source, base_picked)
-    summed = torch.zeros_like(base, dtype=changes[EMBED].dtype)
+    along = changes[EMBED].subtract()
+    summed = torch.zeros_like(base, dtype=along.dtype)
     end = source_score
 
     for points, weights in _chunks(method, rows_within // len(block.rows)):
-        n = len(points)
+        weights_of = torch.tensor(weights, dtype=along.dtype, device=along.device)
 
-        def take_gradient(node: Node, gradient: Tensor, n: int = n, weights: list[float] = weights) -> None:
-            mean = _weigh(gradient, weights)
+        def take_gradient(node: Node, gradient: Tensor, weights: Tensor = weights_of) -> None:
             if node == EMBED:
-                summed.add_((changes[node] * mean).sum((1, 2)))
-            block.add(node, changes[node], mean)
+                summed.add_(_total(along, gradient, weights))
+            block.add(node, changes[node], gradient, weights)
 
         def start(value: Tensor, points: list[float] = points) -> Tensor:
-            moved = _repeat_along(points, changes[EMBED]).to(value.dtype)
+            moved = _repeat_along(points, along).to(value.dtype)
             return (value.detach() + moved).requires_grad_(True)
 
-        run = block.run_gradient(nodes, take_gradient, times=n, start=start)
+        run = block.run_gradient(nodes, take_gradient, times=len(points), start=start)
         run.backward(run.scores())
     if block.source.kind != "source":
-        end = _score_at_end(block, changes[EMBED])
+        end = _score_at_end(block, along)
     return Found(block.out, base, source_score, gaps=[Gap("the embeddings", summed, end - base)])
+
+
+def _total(change: Tensor, gradient: Tensor, weights: Tensor) -> Tensor:
+    """The whole of a change times its mean gradient along a path, of each prompt."""
+    if sums_are_fused(gradient):
+        return _fused_total(change, gradient, weights)
+    return (change * weigh_points(gradient, weights)).flatten(1).sum(1)
+
+
+def _fused_total(change: Tensor, gradient: Tensor, weights: Tensor, real: Tensor | None = None) -> Tensor:
+    points = gradient.unflatten(0, (len(weights), -1))
+    return attribute_rows(change, None, points, weights=weights, mask=real).flatten(1).sum(1)
 
 
 @torch.no_grad()
@@ -146,16 +164,23 @@ def _run_path(
             change = path.change.sum(2) if path.node[0] == "result" else path.change
             moved = _repeat_along(points, change).to(value.dtype).reshape(value.shape)
             new = (as_finite(path.node, value.detach()) + moved).requires_grad_(True)
-            new.register_hook(lambda gradient: collect(as_read(gradient, found), weights))
+            at_points = torch.tensor(weights, dtype=change.dtype, device=change.device)
+            new.register_hook(lambda gradient: collect(as_read(gradient, found), at_points))
             leaves.append(new)
             return new
 
         return edit
 
-    def collect(gradient: Tensor, weights: list[float]) -> None:
-        mean = block.without_padding(path.node, _weigh(gradient, weights))
+    def collect(gradient: Tensor, weights: Tensor) -> None:
         if path.node[0] == "result":
-            mean = mean.unsqueeze(2).expand_as(path.change)
+            gradient = gradient.unsqueeze(2).expand(-1, -1, path.change.shape[2], -1)
+        if sums_are_fused(gradient):
+            real = block.real(path.node, path.change.ndim - 1)
+            summed.add_(_fused_total(path.change, gradient, weights, real))
+            for part in path.parts:
+                block.put(part, part.contract(Change(path.change), gradient, weights))
+            return
+        mean = block.without_padding(path.node, weigh_points(gradient, weights))
         summed.add_((path.change * mean).flatten(1).sum(1))
         for part in path.parts:
             block.put(part, part.collect(path.change, mean))
@@ -186,9 +211,3 @@ def _chunks(
 def _repeat_along(points: list[float], change: Tensor) -> Tensor:
     """[point * prompt, ...]: the change times each point."""
     return torch.cat([point * change for point in points])
-
-
-def _weigh(gradient: Tensor, weights: list[float]) -> Tensor:
-    """[point * prompt, ...] to the weighted sum over points, in fp32 at least."""
-    wide = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
-    return torch.einsum("n,n...->...", wide.new_tensor(weights), wide.unflatten(0, (len(weights), -1)))

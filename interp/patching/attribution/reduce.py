@@ -10,6 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from interp.kernels.attribute import attribute_rows, attribute_units
+from interp.patching.attribution.change import Change
 from interp.patching.cells import Sweep
 from interp.types import HEAD_COMPONENTS, PATTERN_COMPONENTS
 
@@ -29,6 +31,11 @@ class Wheres:
         if int(self.masks.sum(-1).max()) > 1:
             return None
         return torch.where(self.masks.any(-1), self.masks.int().argmax(-1), -1)
+
+    @cached_property
+    def touched(self) -> Bool[Tensor, "prompt pos"]:
+        """Columns of any set."""
+        return self.masks.any(0)
 
     @cached_property
     def is_every_column(self) -> bool:
@@ -94,11 +101,42 @@ class Part:
                 product = torch.stack([whole[..., list(group or ())].sum(-1) for group in groups], -1)
         return self.arrange(product if self.component in HEAD_COMPONENTS else product.unsqueeze(2))
 
+    def contract(
+        self, change: Change, gradient: Float[Tensor, "..."], weights: Float[Tensor, " point"] | None = None
+    ) -> Slab:
+        """:meth:`collect` by kernels; with ``weights`` the gradient has its points beside its prompts."""
+        if self.of.site.subspace is not None:
+            change = Change(self.narrow(change.subtract()))
+        source, base = change.source, change.base
+        if weights is not None:
+            gradient = gradient.unflatten(0, (len(weights), -1))
+        touched, has_heads = self.wheres.touched, self.component in HEAD_COMPONENTS
+        if self.component in PATTERN_COMPONENTS:
+            rows = attribute_rows(source, base, gradient, weights=weights, mask=touched.unsqueeze(1))
+            return self.arrange(rows.transpose(1, 2)[..., None])
+        groups = self.of.neurons
+        if groups == (None,):
+            mask = touched.unsqueeze(2) if has_heads else touched
+            rows = attribute_rows(source, base, gradient, weights=weights, mask=mask)
+            return self.arrange((rows if has_heads else rows.unsqueeze(2))[..., None])
+        columns = self.wheres.single
+        sets = self.wheres.masks if columns is None else None
+        units = attribute_units(source, base, gradient, weights=weights, sets=sets, columns=columns)
+        units = units if has_heads else units.unsqueeze(2)
+        if not (self.of.takes_each_neuron and len(groups) == units.shape[-1]):
+            units = torch.stack([units[..., list(group or ())].sum(-1) for group in groups], -1)
+        return self.choose_heads(units).permute(2, 3, 0, 1)
+
     def arrange(self, product: Float[Tensor, "prompt pos head neurons"]) -> Slab:
         """Contributions by column laid out as this part's cells."""
-        heads = self.of.heads
-        if heads != (None,) and not (self.of.takes_all_heads and len(heads) == product.shape[2]):
-            product = product[:, :, [head for head in heads if head is not None]]
+        product = self.choose_heads(product)
         n_heads, n_groups = product.shape[2:]
         summed = self.wheres.total(product.flatten(2))
         return summed.unflatten(-1, (n_heads, n_groups)).permute(2, 3, 0, 1)
+
+    def choose_heads(self, product: Float[Tensor, "a b head k"]) -> Float[Tensor, "a b _head k"]:
+        """This part's heads of all."""
+        heads = self.of.heads
+        if heads == (None,) or (self.of.takes_all_heads and len(heads) == product.shape[2]):
+            return product
+        return product[:, :, [head for head in heads if head is not None]]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -32,8 +32,8 @@ from interp.patching.budget import (
     bytes_of_changes,
     bytes_of_softmax_fix,
     bytes_under_autograd,
-    check_budget,
     halve_on_out_of_memory,
+    settle_budget,
 )
 from interp.patching.cells import Sweep
 from interp.patching.readout import Readout
@@ -80,7 +80,7 @@ def attribute(
     the whole batch takes all of them at once. Raises :class:`MetricError` for a metric without a
     gradient and :class:`PatchError` for options that do not fit.
     """
-    check_budget(memory_budget)
+    memory_budget, said = settle_budget(memory_budget, model.device)
     if not metric.differentiable:
         raise MetricError(
             f"metric {metric.name!r} has no gradient; take logit_diff, prob_diff, probability, loss or kl, or use "
@@ -110,7 +110,8 @@ def attribute(
             if found is not None:
                 parts.append(found)
                 bar.update(len(chosen))
-    return _join(parts, sweeps, method, direction)
+    joined = _join(parts, sweeps, method, direction)
+    return replace(joined, notes=(*joined.notes, *said))
 
 
 def _bytes_beside_a_row(

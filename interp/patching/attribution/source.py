@@ -12,6 +12,7 @@ from interp.models.hooks import installed_edits
 from interp.models.interventions import other_rows
 from interp.models.model import Model
 from interp.models.positions import Columns, Prompt
+from interp.patching.attribution.change import Change, sums_are_fused
 from interp.patching.attribution.nodes import Node, reading_edits
 from interp.patching.readout import Readout
 from interp.patching.replacement import check_kind, mean_over_prompts, refuse_meanless, spread_mean
@@ -33,6 +34,12 @@ class Replaced:
         self._values = values
         self._means = means
         self._positions = positions
+
+    def take_pair(self, node: Node, own: Tensor) -> Change:
+        """The same as :meth:`take_change`, subtracted where that does not save anything to put off."""
+        if own.dtype.itemsize > 2 or node[0] == "attn_scores" or not sums_are_fused(own):
+            return Change(self.take_change(node, own))
+        return Change(None if self._kind == "zero" else self._take(node, own), own)
 
     def take_change(self, node: Node, own: Tensor) -> Tensor:
         """From the base run's activation to the one that replaces it, in fp32 at least.

@@ -12,6 +12,7 @@ from interp.errors import PatchError
 from interp.models.blocks import Stack, UnsupportedError, stack_of
 from interp.models.hooks import Edit, HookEdit
 from interp.patching.attribution.block import Block, Found
+from interp.patching.attribution.change import Change
 from interp.patching.attribution.methods import AttributionStar
 from interp.patching.attribution.nodes import Node
 from interp.patching.attribution.softmax import SoftmaxFix
@@ -52,7 +53,8 @@ class _Star:
         fixed = {node for node in block.nodes if node[0] in FIXED} if method.qk_fix else set()
         self.fixed_layers = {layer for _, layer in fixed}
         self.plain = [node for node in block.nodes if node not in fixed]
-        self.changes: dict[Node, Tensor] = {}
+        self.changes: dict[Node, Change] = {}
+        self.fixed_changes: dict[Node, Tensor] = {}
         self.values: dict[Node, Tensor] = {}
         self.fixes: dict[int, SoftmaxFix] = {}
         self.stack = _stack(block) if fixed else None
@@ -63,8 +65,10 @@ class _Star:
         extra = {(name, layer) for layer in self.fixed_layers for name in ("q", "k", "pattern")}
 
         def take_value(node: Node, value: Tensor) -> None:
-            if node in block.parts:
-                self.changes[node] = replaced.take_change(node, value)
+            if node in self.plain:
+                self.changes[node] = replaced.take_pair(node, value)
+            elif node in block.parts:
+                self.fixed_changes[node] = replaced.take_change(node, value)
             if node[1] in self.fixed_layers and node[0] in FIXED:
                 self.values[node] = value
 
@@ -111,12 +115,12 @@ class _Star:
             return
         fix = self._fix(layer)
         for part in block.parts.get(("q", layer), ()):
-            block.put(part, fix.queries(part, self.changes["q", layer], gradient))
+            block.put(part, fix.queries(part, self.fixed_changes["q", layer], gradient))
         for part in block.parts.get(("k", layer), ()):
-            block.put(part, fix.keys(part, self.changes["k", layer], gradient))
+            block.put(part, fix.keys(part, self.fixed_changes["k", layer], gradient))
         for part in block.parts.get(("attn_scores", layer), ()):
             own = self.values["attn_scores", layer]
-            block.put(part, fix.scores(part, own, self.changes["attn_scores", layer], gradient))
+            block.put(part, fix.scores(part, own, self.fixed_changes["attn_scores", layer], gradient))
 
     def _fix(self, layer: int) -> SoftmaxFix:
         if layer not in self.fixes:

@@ -24,6 +24,7 @@ from interp.patching.wavefront.cells import (
     take_head_first,
 )
 from interp.patching.wavefront.heads import Columns, HeadChanges, base_stream
+from interp.patching.wavefront.injections import Injections, Newborn
 from interp.patching.wavefront.values import Values
 from interp.types import PATTERN_COMPONENTS
 
@@ -60,6 +61,13 @@ class Births:
         self.new = new
         self.cells = cells
         self.heads = HeadChanges(stack, base)
+        self.injections = Injections(stack, base, new, cells)
+
+    def begin(self, entry: int, prompts: Int[Tensor, " row"], columns: Columns) -> Newborn:
+        """Rows that enter with the base run's residual stream; all is written into them later."""
+        if self.injections.runs():
+            return self.injections.begin(entry, prompts, columns)
+        return Newborn(base_stream(self.base, entry, prompts, columns))
 
     def make(
         self,
@@ -69,12 +77,16 @@ class Births:
         prompts: Int[Tensor, " row"],
         columns: Columns,
         stop: int,
-    ) -> Float[Tensor, "row pos d_model"]:
+    ) -> Newborn:
         """The residual stream of each row at its entry point, with its cell patched.
 
         ``stop`` is the column before which keys are seen. All rows have the same component and layer.
         """
         entry = entry_of(component, layer, self.stack.traits)
+        if self.injections.runs():
+            born = self.injections.start(component, layer, entry, cells, prompts, columns)
+            if born is not None:
+                return born
         resid = base_stream(self.base, entry, prompts, columns).clone()
         for rows, basis in self.cells.by_subspace(cells):
             mine = columns if isinstance(columns, slice) else columns[rows]
@@ -85,7 +97,7 @@ class Births:
                 at, delta = self._token_delta(*given, basis)
                 row = rows[at[0]]
                 resid[row, at[1]] = resid[row, at[1]] + delta
-        return resid
+        return Newborn(resid)
 
     def _token_delta(
         self,

@@ -19,6 +19,7 @@ from interp.models.blocks.geometry import take_columns
 from interp.patching.budget import check_budget
 from interp.patching.wavefront.flights import Flights
 from interp.patching.wavefront.heads import Columns, HeadChanges, base_stream
+from interp.patching.wavefront.injections import Newborn
 from interp.patching.wavefront.neurons import change_of_neuron, change_of_units
 from interp.patching.wavefront.pairs import PairRun, PairRuns
 from interp.patching.wavefront.plan import FULL, RowPlan
@@ -239,7 +240,7 @@ class EdgeFlights(Flights):
 
     def first_stream(
         self, rows: np.ndarray, prompts: Tensor, columns: Columns, entry: int, stop: int
-    ) -> Float[Tensor, "row pos d_model"]:
+    ) -> Newborn:
         """See :meth:`Flights.first_stream`."""
         every = slice(int(self.plan.start[rows[0]]), stop)
         resid = base_stream(self.base, entry, prompts, columns).clone()
@@ -258,7 +259,7 @@ class EdgeFlights(Flights):
             else:
                 change = self._read_mlp(kind, inputs, which, readers[at], prompts[index], mine)
             resid[index] = resid[index] + change
-        return resid
+        return Newborn(resid)
 
     def _inputs(
         self, rows: np.ndarray, prompts: Int[Tensor, " row"], columns: Columns

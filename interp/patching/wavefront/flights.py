@@ -16,7 +16,7 @@ from interp.models.blocks import BLIND, Stack, Trace, Watcher, Wave, attend, run
 from interp.patching.wavefront.births import Births
 from interp.patching.wavefront.cells import CellTable
 from interp.patching.wavefront.edits import Editor
-from interp.patching.wavefront.heads import base_stream
+from interp.patching.wavefront.injections import Newborn
 from interp.patching.wavefront.plan import RowPlan
 from interp.patching.wavefront.transfers import send_numbers
 from interp.patching.wavefront.values import Values
@@ -63,7 +63,7 @@ class Flights(ABC):
     @abstractmethod
     def first_stream(
         self, rows: np.ndarray, prompts: Tensor, columns: Tensor | slice, entry: int, stop: int
-    ) -> Float[Tensor, "row pos d_model"]:
+    ) -> Newborn:
         """The residual stream with which rows of one first column begin at their entry point."""
 
     def watcher(self, launches: Sequence[Launch]) -> Watcher:
@@ -105,10 +105,11 @@ class Flights(ABC):
         waves = [launch.wave for launch in flying]
         if not waves:
             return
-        if self.graphs is None or watcher is not BLIND:
-            run(waves)
-            return
-        for launch, wave in zip(flying, self.graphs.run((layer, parts), run, waves), strict=True):
+        if self.graphs is not None and watcher is BLIND:
+            waves = self.graphs.run((layer, parts), run, waves)
+        else:
+            waves = run(waves)
+        for launch, wave in zip(flying, waves, strict=True):
             launch.wave = wave
 
     def _launches(self, rows: np.ndarray) -> list[Launch]:
@@ -141,16 +142,16 @@ class Flights(ABC):
             columns: Tensor | slice = slice(wave.start, wave.stop)
             if narrowed and self.read.shape[1] < wave.stop - wave.start:
                 columns = self.read[prompts].clamp(wave.start, wave.stop - 1)
-            resid = self.first_stream(rows, prompts, columns, entry, wave.stop)
+            born = self.first_stream(rows, prompts, columns, entry, wave.stop)
             if isinstance(columns, slice):
-                wave.append(prompts, resid)
+                wave.append(prompts, born.resid, born.normed)
                 continue
             if not wave.n_rows:
-                wave.resid = resid[:0]
+                wave.resid = born.resid[:0]
                 wave.columns = columns[:0]
             assert isinstance(wave.columns, Tensor)
             wave.columns = torch.cat([wave.columns, columns])
-            wave.append(prompts, resid)
+            wave.append(prompts, born.resid, born.normed)
 
     def _finish(self, wave: Wave) -> Float[Tensor, "row k d_model"]:
         """The streams at the columns that are read, from however many columns the wave holds."""
@@ -206,7 +207,7 @@ class CellFlights(Flights):
 
     def first_stream(
         self, rows: np.ndarray, prompts: Tensor, columns: Tensor | slice, entry: int, stop: int
-    ) -> Float[Tensor, "row pos d_model"]:
+    ) -> Newborn:
         """See :meth:`Flights.first_stream`."""
         births = self.plan.birth[rows]
         # FULL is the last of them
@@ -214,22 +215,18 @@ class CellFlights(Flights):
         present, first = np.unique(of_row, return_index=True)
         if len(present) == 1:
             return self._begin_at(int(present[0]), births, prompts, columns, entry, stop)
-        resid: Tensor | None = None
+        made: list[tuple[Tensor, Newborn]] = []
         for place in present[np.argsort(first)].tolist():
             numbers = np.flatnonzero(of_row == place)
             at = self._to_device(numbers)
             mine = columns if isinstance(columns, slice) else columns[at]
-            made = self._begin_at(place, births[numbers], prompts[at], mine, entry, stop)
-            if resid is None:
-                resid = made.new_empty(len(rows), *made.shape[1:])
-            resid[at] = made
-        assert resid is not None
-        return resid
+            made.append((at, self._begin_at(place, births[numbers], prompts[at], mine, entry, stop)))
+        return Newborn.join(made)
 
     def _begin_at(
         self, place: int, births: np.ndarray, prompts: Tensor, columns: Tensor | slice, entry: int, stop: int
-    ) -> Tensor:
+    ) -> Newborn:
         """The streams of rows that begin with a cell of one component and layer, or with none."""
         if place == len(self._places):
-            return base_stream(self.base, entry, prompts, columns)
+            return self.births.begin(entry, prompts, columns)
         return self.births.make(*self._places[place], self._to_device(births), prompts, columns, stop)

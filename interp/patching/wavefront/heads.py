@@ -13,13 +13,17 @@ from interp.patching.wavefront.cells import take_head, take_head_first
 Columns = Int[Tensor, "row n_columns"] | slice
 
 
+def stream_at(base: Trace, entry: int) -> Float[Tensor, "prompt pos d_model"]:
+    """The base run's residual stream at an entry point, see :func:`~interp.patching.wavefront.cells.entry_of`."""
+    layer, phase = divmod(entry, 2)
+    return base["resid_mid", layer] if phase else base.stream[layer]
+
+
 def base_stream(
     base: Trace, entry: int, prompts: Int[Tensor, " row"], columns: Columns
 ) -> Float[Tensor, "row pos d_model"]:
-    """The base run's residual stream at an entry point, see :func:`~interp.patching.wavefront.cells.entry_of`."""
-    layer, phase = divmod(entry, 2)
-    table = base["resid_mid", layer] if phase else base.stream[layer]
-    return take_columns(table, prompts, columns)
+    """Rows' residual streams in the base run, at an entry point."""
+    return take_columns(stream_at(base, entry), prompts, columns)
 
 
 class HeadChanges:

@@ -15,6 +15,10 @@ from interp.types import COMPONENT_AXES
 
 MOST_ON_CPU = 1 << 28
 """Bytes of rows at once on a CPU; more fall out of the cache and are slower."""
+MOST_ON_GPU = 1 << 32
+"""More than this keeps no GPU busier; the rest of the memory is left alone."""
+FEWEST_CHUNKS = 5
+"""Chunks from which on recording layers pays."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +67,7 @@ class Sizes:
     def room(self, budget: int, kept: int) -> int:
         """Bytes left for rows beside what is kept of the prompts; at least one byte."""
         left = max(budget - kept - self.hidden, 1)
-        return min(left, MOST_ON_CPU) if self.stack.model.device.type == "cpu" else left
+        return min(left, MOST_ON_CPU if self.stack.model.device.type == "cpu" else MOST_ON_GPU)
 
     def prompt(
         self, kept_of_base: Iterable[tuple[str, int]], kept_of_source: Iterable[tuple[str, int]]
@@ -86,11 +90,60 @@ class Sizes:
         return total
 
 
-def chunk_rows(plan: RowPlan, sizes: Sizes, budget: int, whole_groups: bool) -> Iterator[np.ndarray]:
-    """Rows to run together, as many as fit in ``budget`` bytes; at least one (or one group)."""
+@dataclass(frozen=True)
+class Chunks:
+    """How the rows of one block of prompts are run."""
+
+    rows: list[np.ndarray]
+    """Rows that fly together."""
+    kept: int
+    """Bytes that are held beside them."""
+    room_of_graphs: int = 0
+    """Bytes that recorded layers may hold; 0 is without them."""
+
+
+def plan_chunks(plan: RowPlan, sizes: Sizes, budget: int, kept: int, whole_groups: bool) -> Chunks:
+    """Split rows for a budget, of which ``kept`` bytes are taken by what the prompts' own runs left.
+
+    On a GPU rows of one first column make chunks of equal length, so that their shapes repeat, and where there are many
+    half of the room is left to recorded layers. On a CPU a chunk holds what fits.
+    """
+    kept += sizes.hidden
+    room = sizes.room(budget, kept - sizes.hidden)
+    if sizes.stack.model.device.type != "cuda":
+        return Chunks(list(chunk_rows(plan, sizes, room, whole_groups)), kept)
+    split = list(chunk_rows(plan, sizes, room, whole_groups, equal=True))
+    if len(split) < FEWEST_CHUNKS or whole_groups:
+        return Chunks(split, kept)
+    half = min(room, (budget - kept) // 2)
+    if half < room:
+        split = list(chunk_rows(plan, sizes, max(half, 1), whole_groups, equal=True))
+    return Chunks(split, kept + half, half)
+
+
+def chunk_rows(
+    plan: RowPlan, sizes: Sizes, budget: int, whole_groups: bool, equal: bool = False
+) -> Iterator[np.ndarray]:
+    """Rows to run together, as many as fit in ``budget`` bytes; at least one (or one group).
+
+    With ``equal``, rows of one first column that fill several chunks make them of equal length before the others, and
+    what is left over of all first columns comes together last.
+    """
     if not len(plan):
         return
-    order = np.lexsort((plan.group, plan.start)) if whole_groups else np.arange(len(plan))
+    rows = np.arange(len(plan))
+    if equal and not whole_groups:
+        left = []
+        for start in np.unique(plan.start):
+            mine = rows[plan.start == start]
+            n = max(1, int(budget // int(sizes.row(int(start)))))
+            full = len(mine) // n * n
+            yield from mine[:full].reshape(-1, n)
+            left.append(mine[full:])
+        rows = np.concatenate(left)
+        if not len(rows):
+            return
+    order = np.lexsort((plan.group, plan.start)) if whole_groups else rows
     new = np.diff(plan.group[order]) if whole_groups else np.ones(len(order) - 1)
     begins = np.r_[0, np.flatnonzero(new) + 1]
     cost = np.add.reduceat(np.asarray(sizes.row(plan.start), dtype=np.float64)[order], begins)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from interp.errors import MetricError
 from interp.tasks.base import PromptPairs
-from interp.tasks.metrics.contract import Metric, Reads, mask_of, widen
+from interp.tasks.metrics.contract import Metric, Reads, Statistics, StatisticsRead, mask_of, widen
 
 
 class AnswerMetric(Metric):
@@ -95,6 +95,16 @@ class Probability(AnswerMetric):
     def _score(self, logits: Tensor, right: Tensor, wrong: Tensor) -> Tensor:
         return _total_log_probability(logits, right).exp()
 
+    def reads_statistics(self, task: PromptPairs) -> StatisticsRead:
+        """The answers."""
+        return StatisticsRead(task.answers)
+
+    def score_statistics(
+        self, statistics: Statistics, prompts: Int[Tensor, " row"], task: PromptPairs
+    ) -> Float[Tensor, " row"]:
+        """See :meth:`Metric.score_statistics`."""
+        return _log_probability(statistics, task.answers, prompts).exp()
+
 
 class ProbDiff(AnswerMetric):
     """Summed probability of the answers minus that of the wrong tokens (Hanna et al. 2023)."""
@@ -103,6 +113,20 @@ class ProbDiff(AnswerMetric):
 
     def _score(self, logits: Tensor, right: Tensor, wrong: Tensor) -> Tensor:
         return _total_log_probability(logits, right).exp() - _total_log_probability(logits, wrong).exp()
+
+    def reads_statistics(self, task: PromptPairs) -> StatisticsRead:
+        """The answers, then the wrong tokens."""
+        return StatisticsRead(torch.cat([task.answers, task.wrong], dim=1))
+
+    def score_statistics(
+        self, statistics: Statistics, prompts: Int[Tensor, " row"], task: PromptPairs
+    ) -> Float[Tensor, " row"]:
+        """See :meth:`Metric.score_statistics`."""
+        right, wrong = (
+            _log_probability(statistics, tokens, prompts, first).exp()
+            for tokens, first in ((task.answers, 0), (task.wrong, task.answers.shape[1]))
+        )
+        return right - wrong
 
 
 class Loss(AnswerMetric):
@@ -113,6 +137,16 @@ class Loss(AnswerMetric):
 
     def _score(self, logits: Tensor, right: Tensor, wrong: Tensor) -> Tensor:
         return -_total_log_probability(logits, right)
+
+    def reads_statistics(self, task: PromptPairs) -> StatisticsRead:
+        """The answers."""
+        return StatisticsRead(task.answers)
+
+    def score_statistics(
+        self, statistics: Statistics, prompts: Int[Tensor, " row"], task: PromptPairs
+    ) -> Float[Tensor, " row"]:
+        """See :meth:`Metric.score_statistics`."""
+        return -_log_probability(statistics, task.answers, prompts)
 
 
 class Accuracy(AnswerMetric):
@@ -127,6 +161,19 @@ class Accuracy(AnswerMetric):
         best = logits.gather(1, _filled(right, mask)).amax(dim=1)
         return _nan_where((best > others.amax(dim=1)).to(logits.dtype), logits.isnan().any(dim=1))
 
+    def reads_statistics(self, task: PromptPairs) -> StatisticsRead:
+        """The answers, and all tokens beside them."""
+        return StatisticsRead(task.answers, others=True)
+
+    def score_statistics(
+        self, statistics: Statistics, prompts: Int[Tensor, " row"], task: PromptPairs
+    ) -> Float[Tensor, " row"]:
+        """See :meth:`Metric.score_statistics`."""
+        assert statistics.largest_other is not None
+        best = _masked(statistics, task.answers, prompts).amax(dim=1)
+        found = (best > statistics.largest_other[:, 0]).to(best.dtype)
+        return _nan_where(found, statistics.log_sum_exp[:, 0].isnan())
+
 
 class Rank(AnswerMetric):
     """How many tokens have a logit above the best answer's; 0 is the top. No gradient."""
@@ -139,6 +186,18 @@ class Rank(AnswerMetric):
         best = logits.gather(1, _filled(right, mask_of(right))).amax(dim=1, keepdim=True)
         return _nan_where((logits > best).sum(dim=1).to(logits.dtype), logits.isnan().any(dim=1))
 
+    def reads_statistics(self, task: PromptPairs) -> StatisticsRead:
+        """The answers, and all tokens beside them."""
+        return StatisticsRead(task.answers, others=True)
+
+    def score_statistics(
+        self, statistics: Statistics, prompts: Int[Tensor, " row"], task: PromptPairs
+    ) -> Float[Tensor, " row"]:
+        """See :meth:`Metric.score_statistics`."""
+        assert statistics.n_above is not None
+        total = statistics.log_sum_exp[:, 0]
+        return _nan_where(statistics.n_above[:, 0].to(total.dtype), total.isnan())
+
 
 def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     # where, not a product: whatever stands in an unused column, NaN included, stays out
@@ -149,6 +208,17 @@ def _total_log_probability(logits: Tensor, tokens: Tensor) -> Tensor:
     mask = mask_of(tokens)
     picked = logits.gather(1, tokens.clamp(min=0)).masked_fill(~mask, -torch.inf)
     return picked.logsumexp(dim=1) - logits.logsumexp(dim=1)
+
+
+def _log_probability(statistics: Statistics, tokens: Tensor, prompts: Tensor, first: int = 0) -> Tensor:
+    """Log of the summed probability of a row's tokens, whose logits begin at column ``first``."""
+    return _masked(statistics, tokens, prompts, first).logsumexp(dim=1) - statistics.log_sum_exp[:, 0]
+
+
+def _masked(statistics: Statistics, tokens: Tensor, prompts: Tensor, first: int = 0) -> Tensor:
+    """Logits of a row's tokens, -inf where it has none."""
+    mask = mask_of(tokens.to(prompts.device)[prompts])
+    return statistics.tokens[:, 0, first : first + tokens.shape[1]].masked_fill(~mask, -torch.inf)
 
 
 def _filled(tokens: Tensor, mask: Tensor) -> Tensor:

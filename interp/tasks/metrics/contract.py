@@ -56,6 +56,33 @@ class Reads:
         return picked.gather(2, wanted)
 
 
+@dataclass(frozen=True)
+class StatisticsRead:
+    """What a metric needs of logits over the whole vocabulary, where it does not need the logits themselves."""
+
+    tokens: Int[Tensor, "prompt c"]
+    """Tokens whose logits it reads, ``NO_TOKEN`` where a prompt has fewer."""
+    others: bool = False
+    """Whether it compares them with the logits of all other tokens."""
+    divergence: bool = False
+    """Whether it reads ``KL(clean || row)``."""
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Numbers of logits over the whole vocabulary at k columns, in fp32 at least; NaN where a logit is NaN."""
+
+    log_sum_exp: Float[Tensor, "row k"]
+    tokens: Float[Tensor, "row k c"]
+    """Logits of :attr:`StatisticsRead.tokens`, meaningless where those hold ``NO_TOKEN``."""
+    largest_other: Float[Tensor, "row k"] | None = None
+    """Largest logit of all other tokens, if read."""
+    n_above: Int[Tensor, "row k"] | None = None
+    """How many other tokens have a logit above each of ``tokens``, if read; any number where a logit is NaN."""
+    divergence: Float[Tensor, "row k"] | None = None
+    """``KL(clean || row)`` in nats, if read."""
+
+
 class Metric(ABC):
     """A number for every row of logits.
 
@@ -93,8 +120,41 @@ class Metric(ABC):
         (``needs_reference``). Computed in fp32 at least, whatever the logits' precision.
         """
 
+    def reads_statistics(self, task: PromptPairs) -> StatisticsRead | None:
+        """What :meth:`score_statistics` needs instead of logits; ``None``, the default, where there is no such way.
+
+        A GPU makes these without storing logits. Only for metrics that read the whole vocabulary.
+        """
+        return None
+
+    def score_statistics(
+        self, statistics: Statistics, prompts: Int[Tensor, " row"], task: PromptPairs
+    ) -> Float[Tensor, " row"]:
+        """What :meth:`score` gives, from statistics of the logits that :meth:`reads` names.
+
+        Raises :class:`MetricError` for a metric that needs the logits.
+        """
+        raise MetricError(f"{self.name} is scored from logits; call score(logits, prompts, task).")
+
     def __repr__(self) -> str:
         return f"<metric {self.name}>"
+
+
+def statistics_read_by(metric: Metric, task: PromptPairs) -> StatisticsRead | None:
+    """What a metric needs instead of logits, where scoring so is its own way and not only one it inherits.
+
+    A subclass that changes how logits are scored, and not how statistics are, is scored from logits.
+    """
+    owners = [_owner_of(type(metric), name) for name in ("score", "_score", "reads", "score_statistics")]
+    *changed, own = (len(owner.__mro__) for owner in owners)
+    if any(depth > own for depth in changed):
+        return None
+    return metric.reads_statistics(task)
+
+
+def _owner_of(kind: type, name: str) -> type:
+    """The class that defines a method of another, the most basic one where none does."""
+    return next((base for base in kind.__mro__ if name in vars(base)), object)
 
 
 def widen(logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

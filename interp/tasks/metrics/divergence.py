@@ -8,7 +8,7 @@ from torch import Tensor
 
 from interp.errors import MetricError
 from interp.tasks.base import PromptPairs
-from interp.tasks.metrics.contract import Metric, Reads, widen
+from interp.tasks.metrics.contract import Metric, Reads, Statistics, StatisticsRead, widen
 
 
 class KL(Metric):
@@ -45,3 +45,14 @@ class KL(Metric):
         # a token the clean run rules out (-inf) adds nothing, though 0 * inf would be NaN
         terms = torch.where(log_clean == -torch.inf, 0.0, log_clean.exp() * (log_clean - log_run))
         return terms.sum(dim=-1).mean(dim=1)
+
+    def reads_statistics(self, task: PromptPairs) -> StatisticsRead:
+        """The divergence alone."""
+        return StatisticsRead(task.answers[:, :0], divergence=True)
+
+    def score_statistics(
+        self, statistics: Statistics, prompts: Int[Tensor, " row"], task: PromptPairs
+    ) -> Float[Tensor, " row"]:
+        """See :meth:`Metric.score_statistics`."""
+        assert statistics.divergence is not None
+        return statistics.divergence.mean(dim=1)

@@ -14,17 +14,14 @@ PROMPTS, COLUMNS, ROWS, HEADS, D_HEAD = 2, 8, 4, 12, 64
 
 
 def launches() -> dict[str, Callable[[], object]]:
-    """Calls by name: each dtype forward and backward, every kind of patch and of norm."""
+    """Calls by name: each dtype forward and backward, every kind of patch and of norm, narrow and wide rows."""
     found: dict[str, Callable[[], object]] = {}
-    kinds = ("position", "difference", "head", "neuron")
     for dtype in (torch.bfloat16, torch.float16, torch.float32):
-        for d_model, norm in ((768, "layernorm"), (4096, "rmsnorm")):
-            for kind in kinds if dtype != torch.float16 else ("head",):
-                name = f"{kind} {norm} {d_model} {str(dtype).removeprefix('torch.')}"
-                found[name] = _start(kind, norm, d_model, dtype)
-        found[f"updates {dtype}"] = _updates(2048, dtype)
-    found["head plus one 16384"] = _start("head", "plus one", 16384, torch.bfloat16)
-    found["difference 16384"] = _start("difference", "layernorm", 16384, torch.float32)
+        found[f"head of {dtype}"] = _start("head", "layernorm", 768, dtype)
+        found[f"updates of {dtype}"] = _updates(2048, dtype)
+    found["position"] = _start("position", "rmsnorm", 4096, torch.bfloat16)
+    found["neuron"] = _start("neuron", "plus one", 768, torch.float32)
+    found["difference"] = _start("difference", "layernorm", 16384, torch.float32)
     return found
 
 
@@ -42,7 +39,9 @@ def _start(kind: str, norm: str, d_model: int, dtype: torch.dtype) -> Callable[[
         part = torch.arange(ROWS)
         patch = patches.get(kind, lambda: DirectionPatch(tables[0], directions, part, tables[1], where))()
         columns = torch.zeros(ROWS, 4, dtype=torch.long) if norm == "rmsnorm" else slice(2, 6)
-        _backward(start_rows(base, torch.zeros(ROWS, dtype=torch.long), columns, patch, _norm(norm, d_model, dtype)))
+        _backward(
+            start_rows(base, torch.zeros(ROWS, dtype=torch.long), columns, patch, _norm(norm, d_model, dtype))
+        )
 
     return run
 

@@ -97,8 +97,9 @@ def _sum_by_key(
 
 @tuned(
     [
-        triton.Config({"TOKENS": 32, "TILE": 64}, num_warps=4, num_stages=3),
-        triton.Config({"TOKENS": 64, "TILE": 64}, num_warps=4, num_stages=3),  # many tokens of a part
+        triton.Config({"TOKENS": 32, "TILE": 32, "RANKS": 32}, num_warps=4, num_stages=3),
+        # many tokens of a part
+        triton.Config({"TOKENS": 64, "TILE": 64, "RANKS": 32}, num_warps=8, num_stages=3),
     ],
     key=["d_model", "rank"],
 )
@@ -144,8 +145,8 @@ def _coefficients_backward(
 
 @tuned(
     [
-        triton.Config({"TOKENS": 32, "TILE": 128}, num_warps=4, num_stages=2),
-        triton.Config({"TOKENS": 64, "TILE": 64}, num_warps=4, num_stages=2),  # longer sums, narrower tiles
+        triton.Config({"TOKENS": 32, "TILE": 64, "RANKS": 32}, num_warps=4, num_stages=2),
+        triton.Config({"TOKENS": 64, "TILE": 64, "RANKS": 64}, num_warps=4, num_stages=2),  # long sums
     ],
     key=["d_model", "rank"],
 )
@@ -274,8 +275,9 @@ def launch_coefficients_backward(
     n_tokens = n_rows * n_columns
     shared = n == 1
     order = torch.arange(n_rows, device=part.device) if shared else part.argsort(stable=True)
-    ranks = min(64, max(16, triton.next_power_of_2(rank)))
-    _coefficients_backward[lambda meta: (triton.cdiv(n_tokens, meta["TOKENS"]), triton.cdiv(rank, ranks))](
+    _coefficients_backward[
+        lambda meta: (triton.cdiv(n_tokens, meta["TOKENS"]), triton.cdiv(rank, meta["RANKS"]))
+    ](
         gradient.contiguous(),
         None if where is None else where.contiguous().view(torch.uint8),
         part.contiguous(),
@@ -290,7 +292,6 @@ def launch_coefficients_backward(
         WHERE=where is not None,
         SHARED=shared,
         WIDEN=needs_widening(gradient.dtype),
-        RANKS=ranks,
     )
     return out
 
@@ -304,13 +305,16 @@ def launch_directions_backward(gradient: Tensor, amounts: Tensor, part: Tensor, 
     which = torch.zeros_like(part) if n == 1 else part
     held, order = which.sort(stable=True)
     ends = torch.searchsorted(held, torch.arange(n + 1, device=part.device))
-    ranks = min(64, max(16, triton.next_power_of_2(rank)))
-    programs = n * triton.cdiv(d_model, 128) * triton.cdiv(rank, ranks)
+    programs = n * triton.cdiv(d_model, 64) * triton.cdiv(rank, 32)
     # few parts: their sums are cut so that all multiprocessors have some
     n_splits = max(1, min(64, 264 // programs, triton.cdiv(n_rows * n_columns, 64)))
     out = gradient.new_empty(n_splits, n, rank, d_model, dtype=torch.float32)
     _directions_backward[
-        lambda meta: (n * n_splits, triton.cdiv(d_model, meta["TILE"]), triton.cdiv(rank, ranks))
+        lambda meta: (
+            n * n_splits,
+            triton.cdiv(d_model, meta["TILE"]),
+            triton.cdiv(rank, meta["RANKS"]),
+        )
     ](
         gradient.contiguous(),
         amounts.contiguous(),
@@ -323,6 +327,5 @@ def launch_directions_backward(gradient: Tensor, amounts: Tensor, part: Tensor, 
         rank,
         n_splits,
         WIDEN=needs_widening(gradient.dtype),
-        RANKS=ranks,
     )
     return out.sum(0).to(gradient.dtype)

@@ -67,7 +67,7 @@ def _of_queries(
     log_sum = tl.load(LOG_SUM + place, live, 0.0)
     dq = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     first_prompt, last_prompt = tl.min(tl.where(live, prompt, NONE_YET)), tl.max(prompt)
-    for step in range(0, last_prompt - first_prompt + 1):
+    for step in range(last_prompt - first_prompt + 1):
         one = first_prompt + step
         mine = prompt == one
         keys = PREFIX_K + one.to(tl.int64) * pk_prompt + kv * pk_head
@@ -257,9 +257,7 @@ def run_backward(
     n_kv, n_keys = k.shape[1], len(k)
     dq = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     # rows that ask nowhere are in no table's reach
-    dk, dv = (
-        torch.empty(x.shape if of_own else 0, dtype=x.dtype, device=x.device) for x in (k, v)
-    )
+    dk, dv = (torch.empty(x.shape if of_own else 0, dtype=x.dtype, device=x.device) for x in (k, v))
     dpk, dpv = (
         torch.zeros(x.shape if of_prefix else 0, dtype=x.dtype, device=x.device) for x in (prefix_k, prefix_v)
     )

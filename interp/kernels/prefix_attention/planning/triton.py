@@ -21,9 +21,13 @@ KEY_FIELDS = 4
 ROW_FIELDS = 6
 BLOCK_ROWS = 16
 BLOCK_TOKENS = 32
+BLOCK_OTHERS = 256
 
 
-@triton.jit(do_not_specialize=["n", "start", "first_row", "first_query", "first_key"])
+_SIZES = ["n", "n_rows", "start", "n_queries", "n_keys", "first_row", "first_query", "first_key"]
+
+
+@triton.jit(do_not_specialize=_SIZES)
 def _describe(
     PROMPTS, COLUMNS, ROWS, COLUMN, n, n_rows, start, n_queries, n_keys, first_row, first_query, first_key,
     prompt_stride, row_stride, query_stride, GIVEN: tl.constexpr, BLOCK: tl.constexpr,
@@ -87,7 +91,10 @@ def _spread(
         if PADDED:
             seen = tl.load(counts + column + 1, asks, 1) - tl.load(counts + first, asks, 0)
             blind = (seen == 0).to(tl.int32)
-            prefix_from, prefix_to = tl.where(seen == 0, 0, prefix_from), tl.where(seen == 0, start, prefix_to)
+            prefix_from, prefix_to = (
+                tl.where(seen == 0, 0, prefix_from),
+                tl.where(seen == 0, start, prefix_to),
+            )
             own_from = tl.where(seen == 0, key_at, own_from)
             own_to = tl.where(seen == 0, key_at + own_keys, own_to)
         into = QUERIES + query_at + query
@@ -122,9 +129,7 @@ def plan_queries_and_keys(
     """Both tables. Needs a launch for each wave and one more; reads nothing back."""
     device = prompts[0].device
     keys_of = [stop - start for start, stop in zip(starts, stops, strict=True)]
-    queries_of = [
-        n if given is None else given.shape[1] for n, given in zip(keys_of, columns, strict=True)
-    ]
+    queries_of = [n if given is None else given.shape[1] for n, given in zip(keys_of, columns, strict=True)]
     rows_of = [len(each) for each in prompts]
     n_rows = sum(rows_of)
     n_queries = sum(n * each for n, each in zip(rows_of, queries_of, strict=True))
@@ -154,6 +159,6 @@ def plan_queries_and_keys(
         2**30 if window is None else window,
         0 if counts is None or len(counts) == 1 else counts.stride(0),
         PADDED=counts is not None, BLOCK=BLOCK_ROWS, TOKENS=BLOCK_TOKENS,
-        OTHERS=int(min(1024, triton.next_power_of_2(max(16, n_rows)))),
+        OTHERS=BLOCK_OTHERS,
     )  # fmt: skip
     return queries, keys

@@ -30,7 +30,7 @@ def read_tokens_op(
     cap: float,
     wide: bool,
 ) -> Tensor:
-    """Logits [row, k, c] in fp32 if ``wide``, else in the stream's dtype; ``kind`` as in ``triton``, ``cap`` 0 is none."""
+    """Logits [row, k, c], in fp32 if ``wide``; ``kind`` as in ``triton``, ``cap`` 0 is none."""
     out = _empty_logits(resid, tokens, wide)
     launch_read(resid, W_U, tokens, prompts, b_U, kind, eps, gain, shift, cap, out)
     return out
@@ -80,7 +80,9 @@ def read_tokens_backward_op(
         asked = tokens if prompts is None else tokens[prompts]
         asked = asked[:, None].expand(-1, resid.shape[1], -1)
         launch_sum_by_token(slopes, normed.reshape(len(slopes), -1), asked, to_W, to_b)
-    return [resid.new_empty(0) if part is None else part for part in (to_resid, to_gain, to_shift, to_W, to_b)]
+    return [
+        resid.new_empty(0) if part is None else part for part in (to_resid, to_gain, to_shift, to_W, to_b)
+    ]
 
 
 @read_tokens_backward_op.register_fake
@@ -145,5 +147,4 @@ def _empty_logits(resid: Tensor, tokens: Tensor, wide: bool) -> Tensor:
 
 
 def _norm_of(kind: int, eps: float, gain: Tensor | None, shift: Tensor | None) -> Norm:
-    name = "layernorm" if kind == LAYERNORM else "rmsnorm"
-    return Norm(name, eps, gain, shift, kind == RMSNORM_PLUS_ONE)
+    return Norm("layernorm" if kind == LAYERNORM else "rmsnorm", eps, gain, shift, kind == RMSNORM_PLUS_ONE)

@@ -152,8 +152,8 @@ def _sum_by_token(
             alone += slope
         tl.store(to_W + token * d_model + offsets, total.to(to_W.dtype.element_ty), mask=inside)
         if to_bias is not None:
-            if tl.program_id(1) == 0:
-                tl.store(to_bias + token, tl.sum(alone).to(to_bias.dtype.element_ty))
+            here = tl.program_id(1) == 0
+            tl.store(to_bias + token, tl.sum(alone).to(to_bias.dtype.element_ty), mask=here)
 
 
 def _directions(W_U: Tensor, tokens: Tensor, prompts: Tensor | None) -> tuple[Tensor, bool]:
@@ -213,7 +213,7 @@ def launch_sum_by_token(
 
     ``slopes`` and ``tokens`` [entry, c], ``normed`` [entry, d_model]; rows of other tokens stay as they are.
     """
-    n, d_model = normed.shape
+    d_model = normed.shape[1]
     if not slopes.numel():
         return
     ordered, order = tokens.reshape(-1).clamp(min=0).sort(stable=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -21,14 +24,33 @@ def _config(rows: int, columns: int, depth: int, warps: int, stages: int) -> tri
 
 
 # 32 rows: weights stream through, and nothing is computed for rows that are not there. 128: each weight is read
-# for twice as many. 128 x 256: the ratio of products to loads that tensor cores need; in fp32 it would spill
-_WIDE = [_config(64, 128, 32, 4, 3), _config(32, 128, 32, 4, 4), _config(128, 128, 32, 8, 3)]
+# for twice as many. 128 x 256: the ratio of products to loads that tensor cores need
 _HALF = [
     _config(64, 128, 64, 4, 4),
     _config(32, 128, 64, 4, 4),
     _config(128, 128, 64, 8, 3),
     _config(128, 256, 64, 8, 3),
 ]
+# fp32 takes more registers, and so does a tile of the reference's logits: larger tiles would spill
+_WIDE = [_config(64, 128, 32, 8, 3), _config(32, 128, 32, 4, 3), _config(128, 128, 32, 8, 3)]
+_HALF_COMPARED = [_config(64, 128, 64, 8, 3), _config(32, 128, 64, 4, 4)]
+_WIDE_COMPARED = [_config(64, 128, 32, 8, 3), _config(32, 128, 32, 8, 3)]
+
+
+def _tune(kernel: Any) -> Callable[[torch.dtype, bool, bool], Any]:
+    """The kernel with configs that suit the inputs' dtype, a reference, and others than given tokens."""
+    key = ["D", "d_vocab", "size"]
+    half, half_others, half_compared = (tuned(c, key)(kernel) for c in (_HALF, _HALF[:3], _HALF_COMPARED))
+    wide, wide_compared = (tuned(c, key)(kernel) for c in (_WIDE, _WIDE_COMPARED))
+
+    def choose(dtype: torch.dtype, compared: bool, others: bool) -> Any:
+        if dtype == torch.float32:
+            return wide_compared if compared else wide
+        if compared:
+            return half_compared
+        return half_others if others else half
+
+    return choose
 
 
 @triton.jit
@@ -147,8 +169,11 @@ def _scan(
                 for j in range(c):
                     token = tl.load(tokens + prompt * c + j, mask=there, other=-1)
                     logits = tl.where(columns[None, :] == token[:, None], float("-inf"), logits)
-            rest = tl.maximum(rest, tl.max(logits, axis=1))
-            n_above += tl.sum((logits > best[:, None]).to(tl.int32), axis=1)
+                rest = tl.maximum(rest, tl.max(logits, axis=1))
+                n_above += tl.sum((logits > best[:, None]).to(tl.int32), axis=1)
+            else:
+                rest = tl.maximum(rest, largest)
+                n_above += tl.sum((logits > best[:, None]).to(tl.int32), axis=1)
     own = tl.program_id(1).to(tl.int64) * n + rows
     tl.store(most + own, m, mask=there)
     tl.store(total + own, s, mask=there)
@@ -163,9 +188,7 @@ def _scan(
         tl.store(weight + own, w, mask=there)
 
 
-_KEY = ["D", "d_vocab", "size"]
-_scan_half = tuned(_HALF, _KEY)(_scan)
-_scan_wide = tuned(_WIDE, _KEY)(_scan)
+_tuned_scan = _tune(_scan)
 
 
 @triton.jit
@@ -265,8 +288,7 @@ def _slope(
     tl.store(at, slope.to(out.dtype.element_ty), mask=both)
 
 
-_slope_half = tuned(_HALF, _KEY)(_slope)
-_slope_wide = tuned(_WIDE, _KEY)(_slope)
+_tuned_slope = _tune(_slope)
 
 
 def launch_scan(
@@ -288,7 +310,11 @@ def launch_scan(
     done.append(x.new_empty(n, dtype=torch.int64) if others else None)
     if not n:
         return done
-    kinds = [(True, torch.float32)] * 2 + [(argmax, torch.int32), (others, torch.float32), (others, torch.int32)]
+    kinds = [(True, torch.float32)] * 2 + [
+        (argmax, torch.int32),
+        (others, torch.float32),
+        (others, torch.int32),
+    ]
     kinds += [(reference is not None, torch.float32)] * 3
     parts = [x.new_empty((n_chunks, n), dtype=dtype) if wanted else None for wanted, dtype in kinds]
     top = None if reference is None else reference.amax(-1).float()
@@ -298,8 +324,7 @@ def launch_scan(
     def grid(chosen: dict[str, int]) -> tuple[int, int]:
         return triton.cdiv(n, chosen["BLOCK_R"]), n_chunks
 
-    scan = _scan_wide if x.dtype == torch.float32 else _scan_half
-    scan[grid](
+    _tuned_scan(x.dtype, reference is not None, others)[grid](
         x, W_U, b_U, tokens, prompts, found, marks, reference, top, *parts,
         n, k, c, d_vocab, n_marks, chunk, cap, *W_U.stride(), triton.next_power_of_2(n),
         D=d_model, CAP=cap != 0, WIDEN=needs_widening(x.dtype),
@@ -319,8 +344,7 @@ def launch_slope(
     def grid(chosen: dict[str, int]) -> tuple[int, int]:
         return triton.cdiv(n, chosen["BLOCK_R"]), triton.cdiv(width, chosen["BLOCK_V"])
 
-    slope = _slope_wide if x.dtype == torch.float32 else _slope_half
-    slope[grid](
+    _tuned_slope(x.dtype, reference is not None, False)[grid](
         x, W_U, b_U, prompts, reference, log_sum_exp, reference_log_sum_exp, grad, grad_divergence, out,
         n, k, W_U.shape[1], first, width, cap, *W_U.stride(), triton.next_power_of_2(n),
         D=x.shape[1], CAP=cap != 0, WIDEN=needs_widening(x.dtype),
