@@ -43,12 +43,18 @@ from interp.circuits import build_graph
 from interp.circuits.exact import ExactEdges, patch_edges
 from interp.errors import BenchError, unknown_name
 from interp.kernels import use_kernels
+from interp.models.blocks import stack_of
 from interp.models.memory_meter import measure_peak
 from interp.models.threads import hold_threads
 from interp.patching import patch
 from interp.patching.budget import DEFAULT_BUDGET
+from interp.patching.cells import plan_sweep
+from interp.patching.wavefront import Request, run_wavefront
+from interp.patching.wavefront.sweep import Answer
 from interp.results import Graph, SiteScores
 from interp.tasks import PromptPairs
+from interp.tasks.metrics import resolve_metric
+from interp.types import parse_site
 
 GPT2_SMALL = parse_shape("12x768")
 TINY = Shape(n_layers=2, d_model=32, n_heads=2, d_vocab=97)
@@ -334,18 +340,28 @@ class _Bench:
         case = Case(plan.shape, at, plan.memory_prompts, plan.memory_tokens)
         task = make_task(case, plan.seed, self.device)
         self.say(f"memory: {site}, budget {budget / 2**20:.4g} MiB")
-        sweep = partial(self._sweep, OURS, task, site, memory_budget=budget)
-        peak = NAN
-        remark = ""
+        cells = plan_sweep(self.model, task, parse_site(site), "denoise").cells
+        request = Request(task, [(cell,) for cell in cells], "denoise", "source", resolve_metric(None, task))
+        stack, answers, peak, remark = stack_of(self.model), list[Answer](), NAN, ""
+        # the rest of a sweep plans and reads; what it holds of the GPU is in here
+        fly = partial(run_wavefront, stack, request, budget, progress=False)
         try:
-            peak = measure_peak(sweep, self.device) / 2**20
+            peak = measure_peak(lambda: answers.append(fly()), self.device)
         except torch.OutOfMemoryError:
             remark = OUT_OF_MEMORY
-        predicted = NAN
-        figures: dict[str, Any] = dict(budget_mib=budget / 2**20, predicted_mib=predicted, peak_mib=peak)
-        n_sites = flops.count_sites(case, site)
         return [
-            self._row(case, MEMORY, site, OURS, n_items=n_sites, n_timed=n_sites, remark=remark, **figures)
+            self._row(
+                case,
+                MEMORY,
+                site,
+                OURS,
+                n_items=len(cells),
+                n_timed=len(cells),
+                remark=remark,
+                budget_mib=budget / 2**20,
+                predicted_mib=answers[0].predicted_peak / 2**20 if answers else NAN,
+                peak_mib=peak / 2**20,
+            )
         ]
 
     def _take_rate(self) -> float:
@@ -362,9 +378,10 @@ class _Bench:
         **known: Any,
     ) -> GpuRow:
         found = take_quantiles(times) if times else Quantiles(NAN, NAN, NAN)
-        figures = ("tflop", "matmul_rate", "budget_mib", "predicted_mib", "peak_mib", "error")
+        names = ("tflop", "matmul_rate", "budget_mib", "predicted_mib", "peak_mib", "error")
         unknown: dict[str, Any] = {"n_items": 0, "n_timed": 0, "gate": "", "remark": ""}
-        unknown |= dict.fromkeys(figures, NAN)
+        unknown |= dict.fromkeys(names, NAN)
+        figures = unknown | known
         return GpuRow(
             part=part,
             what=what,
@@ -381,7 +398,8 @@ class _Bench:
             p50=found.p50,
             p80=found.p80,
             over_ours=found.p50 / ours,
-            **(unknown | known),
+            flops_share=figures["tflop"] * 1e12 / found.p50 / figures["matmul_rate"],
+            **figures,
         )
 
 

@@ -46,6 +46,8 @@ class GpuRow:
     """Fewest operations of all items (``interp/bench/flops.py``)."""
     matmul_rate: float
     """FLOP a second of a large fp32 product of random matrices in the same run."""
+    flops_share: float
+    """Fewest operations a second of its median time, over the rate of large products."""
     budget_mib: float
     predicted_mib: float
     peak_mib: float
@@ -60,11 +62,6 @@ class GpuRow:
     def is_timed(self) -> bool:
         """Whether a time was taken."""
         return not math.isnan(self.p50)
-
-    @property
-    def flops_share(self) -> float:
-        """Fewest operations a second, over the rate of large products."""
-        return self.tflop * 1e12 / self.p50 / self.matmul_rate
 
     @property
     def extent(self) -> str:

@@ -154,6 +154,8 @@ class KernelBouts:
             remark=check.remark,
             n_bytes=case.n_bytes,
             n_flops=case.n_flops,
+            bytes_share=case.n_bytes / known["copy_rate"] / known["p50"],
+            flops_share=case.n_flops / known["matmul_rate"] / known["p50"],
             triton=_triton_version(),
             cuda=torch.version.cuda or "",
             repeats=int(known.pop("repeats", 0)),

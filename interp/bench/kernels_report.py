@@ -46,6 +46,10 @@ class KernelRow:
     """Bytes a second, read plus written, of a large copy in the same run."""
     matmul_rate: float
     """FLOP a second of a large product of this dtype in the same run."""
+    bytes_share: float
+    """The fewest bytes a second of its median time, over the copy rate."""
+    flops_share: float
+    """The fewest FLOP a second of its median time, over the matmul rate."""
     triton: str
     cuda: str
 
@@ -65,19 +69,9 @@ class KernelRow:
         return self.op, self.case, self.shape, self.inputs_dtype
 
     @property
-    def bytes_share(self) -> float:
-        """Achieved bytes a second over the copy rate."""
-        return self.n_bytes / self.copy_rate / self.p50
-
-    @property
-    def flops_share(self) -> float:
-        """Achieved FLOP a second over the matmul rate."""
-        return self.n_flops / self.matmul_rate / self.p50
-
-    @property
     def is_memory_bound(self) -> bool:
         """Whether moving the bytes takes longer than the arithmetic, at the measured rates."""
-        return self.n_bytes / self.copy_rate >= self.n_flops / self.matmul_rate
+        return self.bytes_share >= self.flops_share
 
     @property
     def roof_share(self) -> float:

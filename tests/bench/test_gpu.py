@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from interp.bench import gpu
+from interp.bench import gpu, peer
 from interp.bench.gpu import GpuPlan, run_gpu
 from interp.bench.gpu_report import GpuRow, headline, report_gpu
 from interp.bench.report import Report
@@ -106,6 +106,23 @@ def test_no_figure_for_wrong_edges(monkeypatch):
         run_gpu(replace(DRY, parts=("edges",)), CPU)
 
 
+def test_times_of_some_are_scaled_up_to_all(monkeypatch):
+    def two_seconds(call: Any, device: torch.device) -> float:
+        call()
+        return 2.0
+
+    monkeypatch.setattr(gpu, "time_call", two_seconds)
+    monkeypatch.setattr(peer, "time_call", two_seconds)
+    plan = replace(DRY, parts=("sweep", "edges"), repeats=1, peer_seconds=5.0)
+    rows = run_gpu(plan, CPU).rows
+    seconds = {(row.what, row.implementation): (row.p50, row.n_timed, row.over_ours) for row in rows}
+    assert seconds["edges", "interp"] == (2 * 46 / 40, 40, 1.0)
+    assert seconds["edges", "plain PyTorch"] == (pytest.approx(2 * 46 / 20), 20, pytest.approx(2.0))
+    # three sites of two seconds each are more than five
+    kind = next(name for _, name in seconds if name.endswith("autograd on"))
+    assert seconds["resid_pre", kind] == (64.0, 3, 32.0) and seconds["resid_pre", "interp"][0] == 2.0
+
+
 def test_what_the_minutes_leave_is_said():
     report = run_gpu(replace(DRY, minutes=1e-9), CPU)
     assert {row.remark for row in report.rows} == {"skipped: the 1e-09 minutes are used up"}
@@ -161,7 +178,15 @@ def test_the_headline_of_a_gpu():
     known |= dict(
         n_tokens=16, first_difference=10, seed=0, n_items=144, n_timed=144, repeats=9, p20=0.1, p80=0.3
     )
-    known |= dict(p50=0.2, over_ours=1.0, tflop=2.0, matmul_rate=5e13, budget_mib=1.0, predicted_mib=1.0)
+    known |= dict(
+        p50=0.2,
+        over_ours=1.0,
+        tflop=2.0,
+        matmul_rate=5e13,
+        flops_share=0.2,
+        budget_mib=1.0,
+        predicted_mib=1.0,
+    )
     known |= dict(peak_mib=0.5, error=1e-6, gate="HookedTransformer", remark="", implementation="interp")
     ours = GpuRow(**known)
     peer = replace(ours, implementation="HookedTransformer, autograd on", n_timed=9, over_ours=123.4)

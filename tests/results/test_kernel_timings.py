@@ -49,7 +49,8 @@ def make_row(**changes: object) -> KernelRow:
     known = dict(op="readout", case="forward", shape="rows=2 d=3", inputs_dtype="bfloat16")
     known |= dict(implementation="kernel", seed=0, error=1e-3, tolerance=1e-2, truth="float64", remark="")
     known |= dict(n_bytes=100, n_flops=0, repeats=9, p20=1e-5, p50=2e-5, p80=3e-5, host=1e-5, over_kernel=1.0)
-    known |= dict(copy_rate=1e12, matmul_rate=1e14, triton="3.9.0", cuda="12.8")
+    known |= dict(copy_rate=1e12, matmul_rate=1e14, bytes_share=1.0, flops_share=0.0)
+    known |= dict(triton="3.9.0", cuda="12.8")
     return KernelRow(**known | changes)  # type: ignore[arg-type]
 
 

@@ -123,9 +123,7 @@ class EdgeTotals:
                     for batch in batches:
                         self._add_batch(batch, outputs, some.start, prompts, columns)
 
-    def _add_batch(
-        self, batch: Batch, outputs: Outputs, start: int, prompts: slice, columns: slice
-    ) -> None:
+    def _add_batch(self, batch: Batch, outputs: Outputs, start: int, prompts: slice, columns: slice) -> None:
         seen = [min(int(self.graph.reach[reading.first]) - start, len(outputs)) for reading, _ in batch]
         batch = [part for part, n in zip(batch, seen, strict=True) if n > 0]
         seen = [n for n in seen if n > 0]
@@ -133,7 +131,9 @@ class EdgeTotals:
             return
         reach = None
         if len(set(seen)) > 1:
-            numbers = [slice(reading.first + part.start, reading.first + part.stop) for reading, part in batch]
+            numbers = [
+                slice(reading.first + part.start, reading.first + part.stop) for reading, part in batch
+            ]
             reach = torch.cat([self._reach[some] for some in numbers]) - start
         found = score_pairs(
             outputs[: max(seen)],

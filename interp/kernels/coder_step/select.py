@@ -93,6 +93,8 @@ def select_above(
     from interp.kernels.coder_step.above.ops import above
 
     d_sae = scores.shape[1]
-    limits = torch.as_tensor(limits, dtype=torch.float32, device=scores.device)
-    values, latents, starts = above(scores.detach(), limits.expand(d_sae))
+    if not isinstance(limits, Tensor):
+        # filled on the device: a copy from here would be waited for
+        limits = torch.full((), limits, device=scores.device)
+    values, latents, starts = above(scores.detach(), limits.detach().expand(d_sae))
     return SparseLatents(values, latents, starts, d_sae)

@@ -74,7 +74,9 @@ def _check(changed: Tensor, gradient: Tensor, base: Tensor | None, reach: Tensor
     if changed.ndim != 4 or gradient.ndim != 4 or changed.shape[1:] != gradient.shape[1:]:
         raise KernelError(f"operands are [writer or reader, prompt, pos, d_model]; got {shapes}.")
     if base is not None and base.shape != changed.shape:
-        raise KernelError(f"base has shape {tuple(base.shape)}; expected that of changed, {tuple(changed.shape)}.")
+        raise KernelError(
+            f"base has shape {tuple(base.shape)}; expected that of changed, {tuple(changed.shape)}."
+        )
     if reach is not None and (reach.shape != gradient.shape[:1] or reach.is_floating_point()):
         raise KernelError(
             f"reach is one integer for each of {len(gradient)} readers; got {tuple(reach.shape)}, {reach.dtype}."

@@ -42,7 +42,7 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _differentiate(ctx: Any, at_scores: Tensor) -> tuple[Optional[Tensor], ...]:  # noqa: UP045
     changed, gradient, base, reach, segment = ctx.saved_tensors
-    n_writers, n_prompts, n_pos, _ = changed.shape
+    n_writers, n_prompts = changed.shape[:2]
     if reach is not None:
         is_edge = torch.arange(n_writers, device=reach.device) < reach[:, None]
         at_scores = torch.where(is_edge, at_scores, 0.0)

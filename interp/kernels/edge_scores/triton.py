@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from interp.kernels.pieces import block_of, dot, needs_widening, tuned
+from interp.kernels.pieces import block_of, needs_widening, tuned
 
 PROGRAMS = 528
 """So many programs are wanted, four for each multiprocessor of an H100: some skip, and none should wait for one."""
@@ -56,8 +56,8 @@ def _multiply_pairs(
     HAS_BASE: tl.constexpr,
     ORDERED: tl.constexpr,
     HAS_REACH: tl.constexpr,
-    HALF: tl.constexpr,
     WIDEN: tl.constexpr,
+    PRECISION: tl.constexpr,
     BLOCK_W: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -118,14 +118,11 @@ def _multiply_pairs(
                 mask=is_writer[:, None] & inside[None, :],
                 other=0.0,
             )
+            # in fp16 it may overflow, in bf16 lose half its bits
             x = x.to(tl.float32) - b.to(tl.float32)
-            if HALF:
-                # a difference in fp16 may overflow, in bf16 lose half its bits
-                acc = tl.dot(x, g.to(tl.float32), acc, input_precision="tf32")
-            else:
-                acc = dot(x, g, acc, WIDEN)
-        else:
-            acc = dot(x, g, acc, WIDEN)
+        if WIDEN:
+            x, g = x.to(tl.float32), g.to(tl.float32)
+        acc = tl.dot(x, g, acc, input_precision=PRECISION)
 
     if HAS_REACH:
         acc = tl.where(writer[:, None] < fed_by[None, :], acc, 0.0)
@@ -146,6 +143,7 @@ def multiply_pairs(
     n_readers, n_tokens = gradient.shape[0], n_prompts * n_pos
     if not (n_segments and n_readers and n_writers and n_tokens and d_model):
         return changed.new_zeros(n_segments, n_readers, n_writers, dtype=torch.float32)
+    is_half = changed.dtype != torch.float32
     order = starts = None
     if segment is None:
         n_tokens = n_tokens if n_segments == 1 else n_pos
@@ -180,8 +178,9 @@ def multiply_pairs(
         HAS_BASE=base is not None,
         ORDERED=order is not None,
         HAS_REACH=reach is not None,
-        HALF=changed.dtype != torch.float32,
-        WIDEN=needs_widening(changed.dtype),
+        WIDEN=is_half and (base is not None or needs_widening(changed.dtype)),
+        # three TF32 products have a few roundings of fp32; of a half precision number TF32 keeps every bit
+        PRECISION="tf32" if is_half else "tf32x3",
         BLOCK_W=block_w,
         BLOCK_R=block_r,
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-Columns = Int[Tensor, "row pos"] | slice
+Columns = Int[Tensor, "row n_columns"] | slice
 """Columns of a table for every row: its own, or a slice that is the same for all."""
 
 

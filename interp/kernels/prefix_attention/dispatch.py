@@ -21,8 +21,8 @@ MOST_HEADS_OF_ONE_KEY = 64
 class RowPlan:
     """Rows sorted by their prompts, and what each query sees: made once for all layers of one window."""
 
-    queries: Int[Tensor, "fields query"]
-    keys: Int[Tensor, "fields key"]
+    queries: Int[Tensor, "7 query"]
+    keys: Int[Tensor, "4 key"]
 
 
 def prefix_kernel_runs(like: Tensor, n_heads: int, n_kv_heads: int) -> bool:

@@ -94,9 +94,10 @@ def _absorb(s, v, top, total, acc, WIDEN: tl.constexpr):
 
 
 @triton.jit
-def _absorb_some(s, v, seen, blind, top, total, acc, WIDEN: tl.constexpr):
+def _absorb_some(s, v, seen, blind, top, total, acc, PADDED: tl.constexpr, WIDEN: tl.constexpr):
     """The same of a tile of which each query sees a part."""
-    s = tl.where(blind[:, None], 0.0, s)
+    if PADDED:
+        s = tl.where(blind[:, None], 0.0, s)
     s = tl.where(is_bad(v)[None, :], float("nan"), s)
     return _absorb(tl.where(seen, s, float("-inf")), finite(v), top, total, acc, WIDEN)
 
@@ -155,7 +156,7 @@ def _forward(
                 real = tl.load(REAL + one.to(tl.int64) * real_prompt + column, there, 0) != 0
                 seen = seen & (real[None, :] | blind[:, None])
             s, _ = score(q, k, scale, soft_cap, CAPPED, WIDEN)
-            top, total, acc = _absorb_some(s, v, seen, blind, top, total, acc, WIDEN)
+            top, total, acc = _absorb_some(s, v, seen, blind, top, total, acc, PADDED, WIDEN)
     begin, end = tl.min(own_from), tl.max(own_to)
     for at_key in range(begin, end, BLOCK_N):
         key = at_key + n
@@ -168,7 +169,9 @@ def _forward(
             real = tl.load(KEYS + n_keys + key, there, 0) != 0
             seen = seen & (real[None, :] | blind[:, None])
         s, _ = score(q, k, scale, soft_cap, CAPPED, WIDEN)
-        top, total, acc = _absorb_some(s, v, seen, blind, top, total, acc, WIDEN)
+        top, total, acc = _absorb_some(s, v, seen, blind, top, total, acc, PADDED, WIDEN)
+    # read again: in registers it would have stood there all the while
+    token = tl.load(QUERIES + at, live, 0).to(tl.int64)
     # a query that sees no key at all is not live
     weight = tl.where(live, total, 1.0)
     z = acc / weight[:, None]
@@ -212,8 +215,8 @@ def run_forward(
     prefix_k: Float[Tensor, "prompt kv_head pos d_head"],
     prefix_v: Float[Tensor, "prompt kv_head pos d_head"],
     real: Bool[Tensor, "prompt pos"] | None,
-    queries: Int[Tensor, "fields query"],
-    keys: Int[Tensor, "fields key"],
+    queries: Int[Tensor, "7 query"],
+    keys: Int[Tensor, "4 key"],
     scale: float,
     soft_cap: float | None,
 ) -> tuple[Float[Tensor, "query head d_head"], Float[Tensor, "query head"]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,8 @@ MOST_ON_CPU = 1 << 28
 """Bytes of rows at once on a CPU; more fall out of the cache and are slower."""
 MOST_ON_GPU = 1 << 32
 """More than this keeps no GPU busier; the rest of the memory is left alone."""
+MOST_ROWS = 1 << 16
+"""More rows than this at once gain nothing."""
 FEWEST_CHUNKS = 5
 """Chunks from which on recording layers pays."""
 
@@ -30,8 +32,12 @@ class Sizes:
     n_read: int
     n_logits: int
     """Logits of one read column: the whole vocabulary, or a few of its entries."""
+    born: int = 0
+    """Numbers that a token of a row takes while the row is made, beside a few residual streams."""
     recorded: int = 0
-    """Numbers that path patching records for a token."""
+    """Numbers that are held for a token as long as its row flies."""
+    watched: int = 0
+    """Numbers of a token's hidden layer in MLPs that take all tokens at once, for they are looked into."""
 
     @property
     def traits(self) -> Traits:
@@ -44,30 +50,92 @@ class Sizes:
         return self.stack.model.dtype.itemsize
 
     def row(self, start: np.ndarray | int) -> np.ndarray | int:
-        """One row that begins at a column, with everything that its attention makes of it."""
+        """One row that begins at a column, if it flew alone through every phase at once."""
         t, n = self.traits, self.n_columns
         tokens = n - start
-        stream = 8 * t.d_model + self.recorded + 8 * (t.n_heads + t.n_kv_heads) * t.d_head
+        stream = 8 * t.d_model + self.recorded + self.born + 8 * (t.n_heads + t.n_kv_heads) * t.d_head
         # one head's keys and values are copied where a row begins with one of them changed
         seen = 4 * t.d_head * n
         return (tokens * (stream + 5 * t.n_heads * n) + seen) * self.itemsize + tokens * 24 + self.readout
 
+    def flight(self, start: np.ndarray, entry: np.ndarray) -> int:
+        """Most bytes at once of rows that fly together, by first column and by where each enters.
+
+        Rows in flight grow layer by layer, so the last layer in which all columns go on is the widest; after it only
+        those that are read do. What attention makes of rows of one first column is gone before the next.
+        """
+        last = 2 * (self.traits.n_layers - 1)
+        tokens = (self.n_columns - start).astype(np.float64)
+        few = np.minimum(tokens, self.n_read)
+        phases = [
+            self._attention(tokens, tokens, start, entry <= last - 2),
+            self._attention(tokens, few, start, entry <= last),
+            self._mlp(tokens, entry <= last - 1),
+            self._mlp(few, entry <= last + 1),
+            self._births(tokens, start, entry),
+            few.sum() * (3 * self.traits.d_model + self.recorded) * self.itemsize + len(start) * self.readout,
+        ]
+        return int(max(phases) + 24 * tokens.sum())
+
+    def _attention(
+        self, tokens: np.ndarray, asking: np.ndarray, start: np.ndarray, flying: np.ndarray
+    ) -> float:
+        """Bytes while rows attend, at some of their tokens."""
+        t = self.traits
+        tokens, asking, start = tokens[flying], asking[flying], start[flying]
+        if not len(tokens):
+            return 0.0
+        q, kv = t.n_heads * t.d_head, t.n_kv_heads * t.d_head
+        turned = t.positional == "rotary" or t.qk_norm
+        norms = 2 if t.norm == "rmsnorm" else 1
+        held = tokens * ((2 + norms) * t.d_model + self.recorded + (4 + turned) * kv)
+        held += asking * ((5 + 2 * turned) * q + t.d_model)
+        # scores, pattern and the pattern by prompts; half precision takes its softmax in fp32
+        copies = 3 if self.itemsize >= 4 else 4
+        inside = asking * self.n_columns * (copies * t.n_heads * self.itemsize + 3)
+        widest = max(inside[start == first].sum() for first in np.unique(start))
+        return float(held.sum() * self.itemsize + widest)
+
+    def _mlp(self, tokens: np.ndarray, flying: np.ndarray) -> float:
+        """Bytes while tokens pass an MLP, its hidden layer left out where it takes a few at a time."""
+        t = self.traits
+        streams = 4 + (2 if t.norm == "rmsnorm" else 0) + t.post_norms
+        return float(
+            tokens[flying].sum() * (streams * t.d_model + self.recorded + self.watched) * self.itemsize
+        )
+
+    def _births(self, tokens: np.ndarray, start: np.ndarray, entry: np.ndarray) -> float:
+        """Bytes while rows of one entry and first column are made, beside those in flight."""
+        t = self.traits
+        wide = np.where(entry > 2 * t.n_layers - 2, np.minimum(tokens, self.n_read), tokens)
+        made = wide * (5 * t.d_model + self.born) + 5 * t.d_head * self.n_columns * (self.born > 0)
+        most = 0.0
+        for where in np.unique(entry):
+            here = entry == where
+            before = tokens[entry < where].sum() if where <= 2 * t.n_layers - 2 else wide[entry < where].sum()
+            newborn = max(made[here & (start == first)].sum() for first in np.unique(start[here]))
+            joined = 2 * (before + wide[here].sum())
+            most = max(most, max(before * t.d_model + newborn, joined * t.d_model) + before * self.recorded)
+        return most * self.itemsize
+
     @property
     def readout(self) -> int:
         """The logits of one row, in fp32 and with what a metric makes of them."""
-        wide = max(4, self.itemsize)
-        return self.n_read * (self.n_logits * (2 * wide + self.itemsize) + self.traits.d_model * 3 * wide)
+        t, wide = self.traits, max(4, self.itemsize)
+        streams = self.n_read * t.d_model * 3 * wide
+        if self.n_logits < t.d_vocab:
+            # each row's own columns of the unembedding are gathered
+            return (
+                streams + self.n_read * self.n_logits * 4 * wide + self.n_logits * t.d_model * self.itemsize
+            )
+        # KL holds both log-probabilities and what it makes of them
+        return streams + self.n_read * t.d_vocab * (7 * wide + self.itemsize)
 
     @property
     def hidden(self) -> int:
         """The hidden layer of an MLP, which takes its tokens a few at a time."""
         size = MLP_TOKENS if self.stack.model.device.type == "cpu" else MLP_TOKENS_ON_GPU
         return size * (3 if self.traits.gated_mlp else 2) * self.traits.d_mlp * self.itemsize
-
-    def room(self, budget: int, kept: int) -> int:
-        """Bytes left for rows beside what is kept of the prompts; at least one byte."""
-        left = max(budget - kept - self.hidden, 1)
-        return min(left, MOST_ON_CPU if self.stack.model.device.type == "cpu" else MOST_ON_GPU)
 
     def prompt(
         self, kept_of_base: Iterable[tuple[str, int]], kept_of_source: Iterable[tuple[str, int]]
@@ -78,6 +146,24 @@ class Sizes:
         parts = sum(self._activation(name) for name, _ in (*kept_of_base, *kept_of_source))
         hidden = n * (3 if t.gated_mlp else 2) * t.d_mlp
         return (2 * kept + parts + hidden) * self.itemsize + int(self.row(0))
+
+    def held(
+        self, kept_of_base: Iterable[tuple[str, int]], kept_of_source: Iterable[tuple[str, int]]
+    ) -> tuple[int, int]:
+        """Bytes that one prompt's two runs leave, and how many more are taken while they are made."""
+        t, n = self.traits, self.n_columns
+        stream = n * (t.n_layers + 1) * t.d_model
+        of_base, of_source = (
+            sum(self._activation(name) for name, _ in places if not name.startswith("resid_p"))
+            for places in ({*kept_of_base, *kept_of_source}, set(kept_of_source))
+        )
+        kept = 2 * stream + 2 * n * t.n_layers * t.n_kv_heads * t.d_head + of_base + of_source
+        start = np.zeros(2)
+        watched = n * 4 * t.d_mlp if any(name.startswith("mlp") for name, _ in kept_of_base) else 0
+        made = max(
+            self.flight(start, start) + 2 * watched * self.itemsize, (stream + of_source) * self.itemsize
+        )
+        return kept * self.itemsize + 32 * n, made
 
     def _activation(self, component: str) -> int:
         t, n = self.traits, self.n_columns
@@ -103,54 +189,87 @@ class Chunks:
 
 
 def plan_chunks(plan: RowPlan, sizes: Sizes, budget: int, kept: int, whole_groups: bool) -> Chunks:
-    """Split rows for a budget, of which ``kept`` bytes are taken by what the prompts' own runs left.
+    """Split rows for a budget, of which ``kept`` bytes are taken.
 
-    On a GPU rows of one first column make chunks of equal length, so that their shapes repeat, and where there are many
-    half of the room is left to recorded layers. On a CPU a chunk holds what fits.
+    On a GPU rows of one first column make chunks of equal length, so that their shapes repeat, and where there are
+    many half of the room is left to recorded layers. On a CPU a chunk holds what fits.
     """
-    kept += sizes.hidden
-    room = sizes.room(budget, kept - sizes.hidden)
+    room = max(budget - kept, 1)
     if sizes.stack.model.device.type != "cuda":
-        return Chunks(list(chunk_rows(plan, sizes, room, whole_groups)), kept)
-    split = list(chunk_rows(plan, sizes, room, whole_groups, equal=True))
+        return Chunks(list(chunk_rows(plan, sizes, room, whole_groups, MOST_ON_CPU)), kept)
+    room = min(room, MOST_ON_GPU)
+    split = _equal_chunks(plan, sizes, room, whole_groups)
     if len(split) < FEWEST_CHUNKS or whole_groups:
         return Chunks(split, kept)
     half = min(room, (budget - kept) // 2)
     if half < room:
-        split = list(chunk_rows(plan, sizes, max(half, 1), whole_groups, equal=True))
-    return Chunks(split, kept + half, half)
+        split = _equal_chunks(plan, sizes, max(half, 1), whole_groups)
+    return Chunks(split, kept + half, max(half, 0))
+
+
+def _equal_chunks(plan: RowPlan, sizes: Sizes, room: int, whole_groups: bool) -> list[np.ndarray]:
+    """Rows of one first column that fill several chunks in chunks of equal length, then what is left over of all."""
+    if whole_groups:
+        return list(chunk_rows(plan, sizes, room, whole_groups))
+    rows, found, left = np.arange(len(plan)), [], []
+    for start in np.unique(plan.start):
+        mine = rows[plan.start == start]
+        # as many as fit if all of them enter first
+        early = np.zeros(MOST_ROWS)
+
+        def fits(n: int, start: int = start, early: np.ndarray = early) -> bool:
+            return sizes.flight(np.full(n, start), early[:n]) <= room
+
+        n = _most(MOST_ROWS, fits)
+        full = len(mine) // n * n
+        found += list(mine[:full].reshape(-1, n))
+        left.append(mine[full:])
+    if left:
+        found += list(chunk_rows(plan, sizes, room, False, rows=np.concatenate(left)))
+    return found
 
 
 def chunk_rows(
-    plan: RowPlan, sizes: Sizes, budget: int, whole_groups: bool, equal: bool = False
+    plan: RowPlan,
+    sizes: Sizes,
+    room: int,
+    whole_groups: bool,
+    most: int | None = None,
+    rows: np.ndarray | None = None,
 ) -> Iterator[np.ndarray]:
-    """Rows to run together, as many as fit in ``budget`` bytes; at least one (or one group).
+    """Rows to run together, as many as fit in ``room`` bytes; at least one (or one group).
 
-    With ``equal``, rows of one first column that fill several chunks make them of equal length before the others, and
-    what is left over of all first columns comes together last.
+    ``most`` bounds the bytes that they would take one by one, so that a processor's cache is not overrun.
     """
-    if not len(plan):
+    rows = np.arange(len(plan)) if rows is None else rows
+    if not len(rows):
         return
-    rows = np.arange(len(plan))
-    if equal and not whole_groups:
-        left = []
-        for start in np.unique(plan.start):
-            mine = rows[plan.start == start]
-            n = max(1, int(budget // int(sizes.row(int(start)))))
-            full = len(mine) // n * n
-            yield from mine[:full].reshape(-1, n)
-            left.append(mine[full:])
-        rows = np.concatenate(left)
-        if not len(rows):
-            return
-    order = np.lexsort((plan.group, plan.start)) if whole_groups else rows
+    order = rows[np.lexsort((plan.group[rows], plan.start[rows]))] if whole_groups else rows
     new = np.diff(plan.group[order]) if whole_groups else np.ones(len(order) - 1)
-    begins = np.r_[0, np.flatnonzero(new) + 1]
-    cost = np.add.reduceat(np.asarray(sizes.row(plan.start), dtype=np.float64)[order], begins)
-    first, used = 0, 0.0
-    for i in range(len(begins)):
-        if used and used + cost[i] > budget:
-            yield order[begins[first] : begins[i]]
-            first, used = i, 0.0
-        used += cost[i]
-    yield order[begins[first] :]
+    begins = np.r_[0, np.flatnonzero(new) + 1, len(order)]
+    cost = np.r_[0.0, np.asarray(sizes.row(plan.start), dtype=np.float64)[order].cumsum()]
+    first, n_units = 0, len(begins) - 1
+    while first < n_units:
+
+        def fits(n: int, first: int = first) -> bool:
+            begin, end = begins[first], begins[first + n]
+            if most is not None and cost[end] - cost[begin] > most:
+                return False
+            mine = order[begin:end]
+            return sizes.flight(plan.start[mine], plan.entry[mine]) <= room
+
+        n = _most(n_units - first, fits)
+        yield order[begins[first] : begins[first + n]]
+        first += n
+
+
+def _most(most: int, fits: Callable[[int], bool]) -> int:
+    """The largest number up to ``most`` that fits, where smaller ones do too; at least 1."""
+    found, step = 1, 1
+    while found < most and fits(min(found + step, most)):
+        found = min(found + step, most)
+        step *= 2
+    while step := step // 2:
+        if found + step <= most and fits(found + step):
+            found += step
+    return found

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -38,7 +36,7 @@ def change_of_neuron(
     x: Float[Tensor, "source pos d_model"],
     which: Int[Tensor, " row"],
     neuron: Int[Tensor, " row"] | None,
-    units: Sequence[int],
+    units: Int[Tensor, " unit"],
 ) -> Float[Tensor, "row pos d_model"]:
     """Change of ``mlp_out`` where one neuron of each row sees the normalised input ``x[which]``.
 
@@ -46,18 +44,20 @@ def change_of_neuron(
     """
     block = stack.blocks[layer]
     prompts, columns = rows
-    old = take_columns(base["mlp_post", layer], prompts, columns)
     flat = x.flatten(0, 1)
     pre = block.mlp_in(flat) if block.gate is None else block.gate(flat)
     linear = None if block.gate is None else block.mlp_in(flat)
     post = block.mlp_hidden(pre, linear).unflatten(0, x.shape[:2])
     if neuron is None:
-        delta = post[which] - old
-        delta[..., torch.tensor(units, device=delta.device)] = 0.0
+        delta = post[which] - take_columns(base["mlp_post", layer], prompts, columns)
+        delta.index_fill_(-1, units, 0.0)
         out = delta @ block.mlp_out.weight
     else:
-        row = torch.arange(len(which), device=which.device)
-        change = post[which, :, neuron] - old[row, :, neuron]
+        column = columns
+        if isinstance(column, slice):
+            column = torch.arange(column.start, column.stop, device=which.device)[None]
+        old = base["mlp_post", layer][prompts[:, None], column, neuron[:, None]]
+        change = post[which, :, neuron] - old
         out = change[..., None] * block.mlp_out.weight[neuron][:, None]
     if not stack.traits.post_norms:
         return out

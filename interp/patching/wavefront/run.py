@@ -24,7 +24,7 @@ from interp.models.blocks import Stack
 from interp.patching.budget import check_budget
 from interp.patching.cells import Cell
 from interp.patching.wavefront.births import base_needs
-from interp.patching.wavefront.cells import CellTable
+from interp.patching.wavefront.cells import ATTENTION, MLP_HIDDEN, CellTable
 from interp.patching.wavefront.flights import CellFlights, Flights
 from interp.patching.wavefront.pairs import PairRun, PairRuns
 from interp.patching.wavefront.paths import (
@@ -39,7 +39,7 @@ from interp.patching.wavefront.sweep import Answer, BlockSweep
 from interp.patching.wavefront.values import Place
 from interp.tasks.base import PromptPairs
 from interp.tasks.metrics import Metric
-from interp.types import Ablation
+from interp.types import PATTERN_COMPONENTS, Ablation
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,12 @@ class _CellSweep(BlockSweep):
             seed=request.seed,
         )
         recorded = 0 if request.paths is None else recorded_numbers(request.paths, stack.traits)
-        super().__init__(pairs, len(request.groups), budget, recorded)
+        cells = [cell for group in request.groups for cell in group]
+        born = max(_numbers_born(cell, stack, request.task.clean.shape[1]) for cell in cells)
+        written = [*(request.paths.receivers if request.paths is not None else ())]
+        written += [cell for group in request.groups if len(group) > 1 for cell in group]
+        watched = 4 * stack.traits.d_mlp if any(cell.component in MLP_HIDDEN for cell in written) else 0
+        super().__init__(pairs, len(request.groups), budget, born, recorded, watched)
         self.request = request
         self.sees_later = any(name == "attn_scores" for name, _ in places) and request.ablation != "source"
 
@@ -113,3 +118,20 @@ class _CellSweep(BlockSweep):
             return CellFlights(self.stack, run.base, run.new, cells, plan, run.read, stop)
         plan = reachable_rows(plan, paths, self.stack.traits)
         return PathFlights(paths, self.stack, run.base, run.new, cells, plan, run.read, stop)
+
+
+def _numbers_born(cell: Cell, stack: Stack, n_columns: int) -> int:
+    """Numbers that a token takes while its row begins with this cell, beside a few residual streams."""
+    t = stack.traits
+    if cell.component in ATTENTION:
+        served = 1 if cell.component in ("q", *PATTERN_COMPONENTS) else t.group_size
+        # scores and pattern at all source columns; keys and values are made there too
+        return (
+            4 * served * n_columns + 12 * t.d_head + (2 * t.n_heads * t.d_head + 2 * t.d_model) * t.post_norms
+        )
+    if cell.component in ("z", "result"):
+        return 6 * t.d_head + t.d_model + (2 * t.n_heads * t.d_head + 2 * t.d_model) * t.post_norms
+    if cell.component in MLP_HIDDEN:
+        some = len(cell.neurons) if cell.neurons is not None and not t.post_norms else t.d_mlp
+        return 8 * some + t.d_model
+    return 2 * t.d_model if cell.component != "mlp_in" else 3 * t.d_model

@@ -43,7 +43,9 @@ class Answer:
 class BlockSweep(ABC):
     """One call: the same groups, each patched in every prompt, on one block of prompts after another."""
 
-    def __init__(self, pairs: PairRuns, n_groups: int, budget: int, recorded: int = 0) -> None:
+    def __init__(
+        self, pairs: PairRuns, n_groups: int, budget: int, born: int = 0, recorded: int = 0, watched: int = 0
+    ) -> None:
         self.pairs = pairs
         self.stack = pairs.stack
         self.n_groups = n_groups
@@ -52,7 +54,9 @@ class BlockSweep(ABC):
         task = pairs.task
         reads = pairs.metric.reads(task)
         n_logits = self.stack.traits.d_vocab if reads.vocab is None else reads.vocab.shape[1]
-        self.sizes = Sizes(self.stack, task.clean.shape[1], reads.positions.shape[1], n_logits, recorded)
+        self.sizes = Sizes(
+            self.stack, task.clean.shape[1], reads.positions.shape[1], n_logits, born, recorded, watched
+        )
 
     @abstractmethod
     def flights(self, run: PairRun, rows: Int[Tensor, " prompt"]) -> Flights:
@@ -97,8 +101,9 @@ class BlockSweep(ABC):
 
     def _run(self, rows: Int[Tensor, " prompt"], bar: tqdm) -> tuple[Tensor, Tensor, Tensor, int]:
         """Scores [group, prompt] and both baselines of some prompts, and how many rows it took."""
-        kept = self.sizes.prompt(self.pairs.base_places, self.pairs.source_places) * len(rows)
-        self._foresee(kept)
+        held, more = self.sizes.held(self.pairs.base_places, self.pairs.source_places)
+        kept = held * len(rows) + self.sizes.hidden
+        self._foresee(kept + more * len(rows))
         run = self.pairs.run(rows)
         flights = self.flights(run, rows)
         scores = run.base_score.expand(self.n_groups, -1).cpu().clone()
@@ -119,7 +124,7 @@ class BlockSweep(ABC):
             flights.graphs = graphs
             while left:
                 rows = left.pop()
-                self._foresee(chunks.kept + int(np.sum(self.sizes.row(plan.start[rows]))))
+                self._foresee(chunks.kept + self.sizes.flight(plan.start[rows], plan.entry[rows]))
                 try:
                     found = _fly(flights, scorer, rows, scores if whole else None)
                 except (torch.OutOfMemoryError, MemoryError):

@@ -2,7 +2,8 @@
 
 A metric says what it reads (:class:`Reads`: some columns of the sequence, and a few vocabulary
 entries or all of them) and turns just that into one number a row. A sweep can then compute only
-what is read, and of a whole vocabulary just some statistics (:class:`StatisticsRead`). Any callable on full logits is a metric too (:class:`CallableMetric`).
+what is read, and of a whole vocabulary no more than some statistics (:class:`StatisticsRead`). Any
+callable on full logits is a metric too (:class:`CallableMetric`).
 """
 
 from interp.tasks.metrics.answers import Accuracy as Accuracy

@@ -38,7 +38,9 @@ def test_values_and_gradients(
     if d_sae > 1000 and dtype != torch.float32:
         pytest.skip("slow to interpret; the sizes before it have this dtype")
     draw = torch.Generator().manual_seed(n_rows)
-    latents = torch.cat([torch.randperm(d_sae, generator=draw)[:k] for _ in range(n_rows)] or [torch.empty(0)])
+    latents = torch.cat(
+        [torch.randperm(d_sae, generator=draw)[:k] for _ in range(n_rows)] or [torch.empty(0)]
+    )
     # a third on either side of the window, and some on the threshold itself
     pre = torch.rand(len(latents), generator=draw).mul(1.5).to(device, dtype)
     thresholds = torch.full((d_sae,), 0.75).to(device, dtype)

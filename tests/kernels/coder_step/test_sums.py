@@ -57,7 +57,9 @@ def _signs(n_rows: int, d_sae: int, d: int, entries: SparseLatents) -> tuple[Ten
     return of_out.to(entries.device), torch.randn(n_rows, d_sae, generator=draw).to(entries.device)
 
 
-def _run_dense(entries: SparseLatents, given: dict[str, Tensor], signs: tuple[Tensor, Tensor]) -> list[Tensor]:
+def _run_dense(
+    entries: SparseLatents, given: dict[str, Tensor], signs: tuple[Tensor, Tensor]
+) -> list[Tensor]:
     wide = {name: value.double().requires_grad_() for name, value in given.items()}
     kept = entries.with_values(torch.ones_like(entries.values)).to_dense()
     latents = (wide["x"] @ wide["W_enc"].T + wide["b_enc"]) * kept.double()

@@ -103,7 +103,9 @@ def test_values_and_gradients(sizes: tuple[int, ...], dtype: torch.dtype, device
             errors = kernel_errors(operation, given)
             assert max(errors.values()) < TOLERANCES[dtype], (operation.__name__, errors)
             # values keep what gradients, rounded to the dtype, lose
-            assert errors["out0"] < (TOLERANCES[torch.float32] if not with_base else TOLERANCES[dtype]), errors
+            assert errors["out0"] < (TOLERANCES[torch.float32] if not with_base else TOLERANCES[dtype]), (
+                errors
+            )
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES, ids=str)
@@ -195,7 +197,9 @@ def test_a_place_that_no_column_has_scores_nothing(device: torch.device) -> None
     with use_kernels("triton"):
         found = score_pairs(changed, gradient, places=places, n_places=4)
     assert found[0, :, :, [0, 3]].all() and not found[0, :, :, [1, 2]].any() and not found[1].any()
-    torch.testing.assert_close(found.double().cpu(), by_loops(changed, gradient, places, 4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        found.double().cpu(), by_loops(changed, gradient, places, 4), atol=1e-5, rtol=0
+    )
 
 
 @pytest.mark.filterwarnings("ignore:invalid value encountered in matmul:RuntimeWarning")
@@ -235,7 +239,9 @@ def test_operands_may_share_memory(device: torch.device) -> None:
 def test_any_operands(data: st.DataObject, device: torch.device) -> None:
     sizes = tuple(data.draw(st.integers(1, most)) for most in (40, 20, 3, 4, 40))
     dtype = data.draw(st.sampled_from(list(TOLERANCES)))
-    changed, gradient, base = draw(device, sizes, dtype, data.draw(st.integers(0, 9)), data.draw(st.booleans()))
+    changed, gradient, base = draw(
+        device, sizes, dtype, data.draw(st.integers(0, 9)), data.draw(st.booleans())
+    )
     given: dict[str, Any] = {"changed": changed, "gradient": gradient}
     if data.draw(st.booleans()):
         given["base"] = base
@@ -249,7 +255,9 @@ def test_any_operands(data: st.DataObject, device: torch.device) -> None:
         found = score_pairs(**given)
         assert torch.equal(found, score_pairs(**given))
     with use_kernels("reference"):
-        wide = {k: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in given.items()}
+        wide = {
+            k: v.double() if isinstance(v, Tensor) and v.is_floating_point() else v for k, v in given.items()
+        }
         truth = score_pairs(**wide)
     assert found.dtype == torch.float32 and found.isfinite().all()
     assert relative_error(found, truth) < TOLERANCES[dtype]

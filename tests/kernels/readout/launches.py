@@ -31,7 +31,7 @@ def launches() -> dict[str, Callable[[], object]]:
 
 def _read(dtype: torch.dtype, backward: bool) -> None:
     d_model = 2048 if dtype == torch.bfloat16 else 768
-    W_U = _rand(5000, d_model, dtype=dtype).T
+    W_U = _rand(5003, d_model, dtype=dtype).T
     resid = _rand(64, 1, d_model, dtype=dtype)
     gain, bias = _rand(d_model, dtype=dtype), _rand(d_model, dtype=dtype)
     tokens, prompts = _tokens(4), torch.zeros(64, dtype=torch.long)
@@ -50,15 +50,15 @@ def _read(dtype: torch.dtype, backward: bool) -> None:
 
 def _summarise(dtype: torch.dtype, compared: bool) -> None:
     d_model = 2048 if dtype == torch.bfloat16 else 768
-    W_U = _rand(5000, d_model, dtype=dtype).T
+    W_U = _rand(5003, d_model, dtype=dtype).T
     resid = _rand(512, 1, d_model, dtype=dtype)
-    reference = _rand(4, 1, 5000, dtype=dtype) if compared else None
+    reference = _rand(4, 1, 5003, dtype=dtype) if compared else None
     summarise_vocabulary(
         resid,
         W_U,
         _tokens(4),
         torch.zeros(512, dtype=torch.long),
-        _rand(5000, dtype=dtype) if compared else None,
+        _rand(5003, dtype=dtype) if compared else None,
         soft_cap=30.0 if compared else None,
         reference=reference,
         others=not compared,
@@ -67,9 +67,9 @@ def _summarise(dtype: torch.dtype, compared: bool) -> None:
 
 
 def _slopes(dtype: torch.dtype) -> None:
-    W_U = _rand(5000, 768, dtype=dtype).T
+    W_U = _rand(5003, 768, dtype=dtype).T
     x, row = _rand(512, 768, dtype=dtype), _rand(512, dtype=torch.float32)
-    prompts, reference = torch.zeros(512, dtype=torch.long), _rand(4, 5000, dtype=dtype)
+    prompts, reference = torch.zeros(512, dtype=torch.long), _rand(4, 5003, dtype=dtype)
     scan_backward_op(x, W_U, None, prompts, 1, reference, row, row, 0.0, row, row, False)
 
 

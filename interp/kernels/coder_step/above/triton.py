@@ -73,7 +73,7 @@ def _collect(
     counts = _count_bits(word)
     position = begin + tl.cumsum(counts, 0) - counts
     column = (first * WORDS + number) * 32
-    for _ in range(0, tl.max(counts)):
+    for _ in range(tl.max(counts)):
         left = word & (word - 1)
         found = column + _count_bits((word ^ left) - 1)
         kept = word != 0

@@ -167,7 +167,9 @@ def _sum_by_latent(
         total += tl.load(sums + piece[:, None] * d + column[None, :], mask=there[:, None] & inside, other=0)
         weight_total += tl.load(weight_sums + piece, mask=there, other=0)
     stored = (latent < d_sae)[:, None] & inside
-    tl.store(out + latent.to(tl.int64)[:, None] * d + column[None, :], total.to(out.dtype.element_ty), mask=stored)
+    tl.store(
+        out + latent.to(tl.int64)[:, None] * d + column[None, :], total.to(out.dtype.element_ty), mask=stored
+    )
     if tl.program_id(1) == 0:
         tl.store(weight_out + latent, weight_total.to(weight_out.dtype.element_ty), mask=latent < d_sae)
 
@@ -248,9 +250,7 @@ def sum_latents(
             num_warps=4,
         )
     if d_sae and d:
-        _sum_by_latent[
-            lambda meta: (triton.cdiv(d_sae, meta["LATENTS"]), triton.cdiv(d, meta["BLOCK_D"]))
-        ](
+        _sum_by_latent[lambda meta: (triton.cdiv(d_sae, meta["LATENTS"]), triton.cdiv(d, meta["BLOCK_D"]))](
             weights,
             order,
             rows,

@@ -1,6 +1,5 @@
 """Choosing the k largest of every row, known to ``torch.compile``. No gradients pass here."""
 
-
 import torch
 from torch import Tensor
 

@@ -82,10 +82,10 @@ def _count_digits(
 ):
     """Adds up how often each next digit occurs among keys that begin with the digits found so far."""
     SHIFT: tl.constexpr = BITS - 8 - 8 * PASS
-    prefix, left = _descend(digits, wanted, PASS)
+    prefix, _left = _descend(digits, wanted, PASS)
     counts = tl.zeros([256], tl.int32)
     for tile in range(tl.program_id(0), n_tiles, tl.num_programs(0)):
-        keys, place, there = _load_keys(
+        keys, _place, there = _load_keys(
             source, groups, tile, n_items, n_members, TILE, LANES, BITS, INFINITE, ARE_KEYS, IN_GROUPS
         )
         if PASS == 0:
@@ -116,9 +116,9 @@ def _count_chosen(
     IN_GROUPS: tl.constexpr,
 ):
     """How many keys of each tile are above the threshold, and how many equal it."""
-    threshold, ties = _descend(digits, wanted, BITS // 8)
+    threshold, _ties = _descend(digits, wanted, BITS // 8)
     tile = tl.program_id(0)
-    keys, place, there = _load_keys(
+    keys, _place, there = _load_keys(
         source, groups, tile, n_items, n_members, TILE, LANES, BITS, INFINITE, ARE_KEYS, IN_GROUPS
     )
     tl.store(counts + tile, tl.sum((there & (keys > threshold)).to(tl.int32)))

@@ -119,13 +119,13 @@ def _spread(
 
 
 def plan_queries_and_keys(
-    prompts: Sequence[Int[Tensor, " row"]],
+    prompts: Sequence[Int[Tensor, " _row"]],
     starts: Sequence[int],
     stops: Sequence[int],
-    columns: Sequence[Int[Tensor, "row query"] | None],
+    columns: Sequence[Int[Tensor, "_row _query"] | None],
     real: Bool[Tensor, "prompt pos"] | None,
     window: int | None,
-) -> tuple[Int[Tensor, "fields query"], Int[Tensor, "fields key"]]:
+) -> tuple[Int[Tensor, "7 query"], Int[Tensor, "4 key"]]:
     """Both tables. Needs a launch for each wave and one more; reads nothing back."""
     device = prompts[0].device
     keys_of = [stop - start for start, stop in zip(starts, stops, strict=True)]

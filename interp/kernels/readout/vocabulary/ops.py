@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from interp.kernels.readout.vocabulary.triton import launch_scan, launch_slope
+from interp.kernels.readout.vocabulary.triton import align_lines, launch_scan, launch_slope
 
 _AT_ONCE = 1 << 24
 """Gradients of logits that the backward holds at a time."""
@@ -29,7 +29,8 @@ def scan_op(
 
     [row * k] each, empty what is not asked for; ``cap`` 0 is none.
     """
-    done = launch_scan(x, W_U, b_U, tokens, prompts, found, k, reference, cap, others, argmax)
+    lines = align_lines(reference)
+    done = launch_scan(x, W_U, b_U, tokens, prompts, found, k, lines, cap, others, argmax)
     return [x.new_empty(0) if part is None else part for part in done]
 
 
@@ -77,12 +78,13 @@ def scan_backward_op(
     to_x = torch.zeros((n, d_model), dtype=torch.float32, device=x.device)
     to_W = torch.zeros((d_vocab, d_model) if to_weights else 0, dtype=W_U.dtype, device=x.device)
     to_b = torch.zeros(d_vocab if to_weights and b_U is not None else 0, dtype=x.dtype, device=x.device)
+    lines = align_lines(reference)
     width = min(d_vocab, max(256, _AT_ONCE // max(n, 1) // 256 * 256))
     for first in range(0, d_vocab if n else 0, width):
         last = min(first + width, d_vocab)
         slopes = x.new_empty((n, last - first), dtype=dtype)
         launch_slope(
-            x, W_U, b_U, prompts, k, reference, log_sum_exp, reference_log_sum_exp, cap, grad,
+            x, W_U, b_U, prompts, k, lines, log_sum_exp, reference_log_sum_exp, cap, grad,
             grad_divergence, first, slopes,
         )  # fmt: skip
         to_x += slopes @ W_U[:, first:last].T.to(dtype)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -102,7 +103,7 @@ def _products(
 def _scan(
     x, W, bias, tokens, prompts, found, marks, reference, reference_top,
     most, total, place, other, above, along, apart, weight,
-    n, k, c, d_vocab, n_marks, chunk, cap, w_d, w_v, size,
+    n, k, c, d_vocab, pitch, n_marks, chunk, cap, w_d, w_v, size,
     D: tl.constexpr, CAP: tl.constexpr, WIDEN: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
@@ -139,7 +140,7 @@ def _scan(
         if CAP:
             logits *= cap
         if reference is not None:
-            ahead = line[:, None] * d_vocab + columns[None, :]
+            ahead = line[:, None] * pitch + columns[None, :]
             theirs = tl.load(
                 reference + ahead, mask=there[:, None] & inside[None, :], other=float("-inf")
             ).to(tl.float32)
@@ -253,7 +254,7 @@ def _join(
 @triton.jit
 def _slope(
     x, W, bias, prompts, reference, log_sum_exp, reference_log_sum_exp, grad, grad_divergence, out,
-    n, k, d_vocab, first, width, cap, w_d, w_v, size,
+    n, k, d_vocab, pitch, first, width, cap, w_d, w_v, size,
     D: tl.constexpr, CAP: tl.constexpr, WIDEN: tl.constexpr,
     BLOCK_R: tl.constexpr, BLOCK_V: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
@@ -275,7 +276,7 @@ def _slope(
         prompt = (rows // k).to(tl.int64)
         if prompts is not None:
             prompt = tl.load(prompts + prompt, mask=there, other=0).to(tl.int64)
-        ahead = (prompt * k + rows % k)[:, None] * d_vocab + columns[None, :]
+        ahead = (prompt * k + rows % k)[:, None] * pitch + columns[None, :]
         theirs = tl.load(reference + ahead, mask=both, other=float("-inf")).to(tl.float32)
         norm_theirs = tl.load(reference_log_sum_exp + rows, mask=there, other=0.0)
         slope = (steep + pull)[:, None] * tl.exp(logits - norm[:, None])
@@ -297,7 +298,8 @@ def launch_scan(
 ) -> list[Tensor | None]:  # fmt: skip
     """Log-sum-exp of rows and reference, divergence, largest, argmax, largest other and number above, [row * k].
 
-    ``x`` [row * k, d_model], ``found`` [row * k, c] in fp32, ``reference`` [prompt * k, d_vocab], all contiguous.
+    ``x`` [row * k, d_model] and ``found`` [row * k, c] in fp32 are contiguous, ``reference`` [prompt * k, d_vocab]
+    as :func:`align_lines` gives it.
     """
     n, d_model = x.shape
     d_vocab, c = W_U.shape[1], tokens.shape[1]
@@ -321,12 +323,14 @@ def launch_scan(
     n_marks = n_chunks * chunk // MARK
     marks = _mark(tokens, n_marks) if others else None
 
+    pitch = 0 if reference is None else reference.stride(0)
+
     def grid(chosen: dict[str, int]) -> tuple[int, int]:
         return triton.cdiv(n, chosen["BLOCK_R"]), n_chunks
 
     _tuned_scan(x.dtype, reference is not None, others)[grid](
         x, W_U, b_U, tokens, prompts, found, marks, reference, top, *parts,
-        n, k, c, d_vocab, n_marks, chunk, cap, *W_U.stride(), triton.next_power_of_2(n),
+        n, k, c, d_vocab, pitch, n_marks, chunk, cap, *W_U.stride(), triton.next_power_of_2(n),
         D=d_model, CAP=cap != 0, WIDEN=needs_widening(x.dtype),
     )  # fmt: skip
     _join[(triton.cdiv(n, 128),)](*parts, top, prompts, *done, n, k, n_chunks, BLOCK=128)
@@ -341,14 +345,23 @@ def launch_slope(
     """Gradients of uncapped logits from ``first`` on into ``out`` [row * k, width]."""
     n, width = out.shape
 
+    pitch = 0 if reference is None else reference.stride(0)
+
     def grid(chosen: dict[str, int]) -> tuple[int, int]:
         return triton.cdiv(n, chosen["BLOCK_R"]), triton.cdiv(width, chosen["BLOCK_V"])
 
     _tuned_slope(x.dtype, reference is not None, False)[grid](
         x, W_U, b_U, prompts, reference, log_sum_exp, reference_log_sum_exp, grad, grad_divergence, out,
-        n, k, W_U.shape[1], first, width, cap, *W_U.stride(), triton.next_power_of_2(n),
+        n, k, W_U.shape[1], pitch, first, width, cap, *W_U.stride(), triton.next_power_of_2(n),
         D=x.shape[1], CAP=cap != 0, WIDEN=needs_widening(x.dtype),
     )  # fmt: skip
+
+
+def align_lines(reference: Tensor | None) -> Tensor | None:
+    """Logits of a reference in lines that begin at multiples of 16 numbers, which are read several at a time."""
+    if reference is None or reference.shape[1] % 16 == 0:
+        return reference
+    return F.pad(reference, (0, -reference.shape[1] % 16))[:, : reference.shape[1]]
 
 
 def chunk_of(n: int) -> int:
