@@ -19,7 +19,7 @@ from interp.bench.device_clock import (
     measure_product_rate,
     time_in_turn,
 )
-from interp.bench.kernel_case import Computation, Inputs, KernelCase
+from interp.bench.kernel_case import Computation, Inputs, KernelCase, draw_inputs
 from interp.bench.kernel_gate import (
     RIVALS_MAY_ROUND,
     Truth,
@@ -80,7 +80,7 @@ class KernelBouts:
             free_memory()
 
     def _check_and_time(self, case: KernelCase, is_timed: bool) -> list[KernelRow]:
-        inputs = case.make(self.device, torch.Generator().manual_seed(self.seed))
+        inputs = draw_inputs(case, self.device, self.seed)
         truth = find_truth(case, inputs)
         free_memory()
         check = Check("", take_kernel_error(case, inputs, truth), _name(truth.dtype))

@@ -17,7 +17,7 @@ Computation = Callable[[Inputs], Tensor | tuple[Tensor, ...]]
 class KernelCase:
     """A benchmark case; every ``interp.bench.kernel_cases.<op>`` gives a list of them.
 
-    ``make`` draws fresh random inputs on a device, from a CPU generator so that all devices see the same numbers.
+    ``make`` draws fresh random inputs on a device, from a generator of that device (:func:`draw_inputs`) or of the CPU.
     """
 
     op: str
@@ -42,3 +42,18 @@ class KernelCase:
     """Further implementations, by the names under which they are reported."""
     compiles: bool = True
     """Whether ``torch.compile(eager)`` is a fair rival (no data-dependent shapes in it)."""
+
+
+def draw_inputs(case: KernelCase, device: torch.device, seed: int) -> Inputs:
+    """Inputs drawn on the device itself: a CPU takes minutes for the numbers of all cases.
+
+    ``make`` names no device when it draws, so that numbers come where its generator is. One that does draws on the CPU.
+    """
+    try:
+        with device:
+            return case.make(device, torch.Generator(device).manual_seed(seed))
+    except torch.OutOfMemoryError:
+        raise
+    # tensors of two devices, or a generator of another
+    except (RuntimeError, TypeError):
+        return case.make(device, torch.Generator().manual_seed(seed))

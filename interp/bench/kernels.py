@@ -47,6 +47,8 @@ class KernelsPlan:
     """Of the clock, a case."""
     compiles: bool = True
     """Whether ``torch.compile`` takes part: it needs many seconds a case."""
+    times: bool = True
+    """Whether a GPU is timed; without, its cases are only checked, which leaves compiled kernels in Triton's cache."""
     seed: int = 0
 
     @classmethod
@@ -158,7 +160,8 @@ def _choose(
     if plan.is_quick:
         first = {case.op: case for case in reversed(real)}
         real = [case for case in real if case is first[case.op]]
-    return [(case, False) for case in small] + [(case, True) for case in real]
+    # compiling and tuning small cases too may use up the minutes
+    return [(case, plan.times) for case in real] + [(case, False) for case in small]
 
 
 def _describe_place(device: torch.device) -> str:
@@ -176,6 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", type=torch.device, help="cuda or cpu")
     parser.add_argument("--minutes", type=float, help="after so many, what is left is skipped")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--no-times", action="store_true", help="check only, and compile kernels for later")
     parser.add_argument("--seed", type=int, default=0, help="of inputs")
     parser.add_argument("--csv", type=Path, help="append the rows to this file")
     given = parser.parse_args(arguments)
@@ -187,6 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             dtypes=tuple(given.dtype),
             minutes=plan.minutes if given.minutes is None else given.minutes,
             compiles=plan.compiles and not given.no_compile,
+            times=not given.no_times,
         )
         device = given.device or find_device()
         keep = None if given.csv is None else keep_in_file(given.csv, device)

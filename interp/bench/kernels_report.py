@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from interp.bench.clock import take_quantiles
@@ -88,7 +88,7 @@ NOTES = (
     "Roof: the larger of the time for the fewest bytes at the rate of a large copy (bytes read plus written) and of "
     "the fewest operations at the rate of a large product in the same dtype (fp32: as torch multiplies by default; "
     "kernels use three TF32 products and may pass it), both measured in this run. Share: that time over the kernel's.",
-    "x eager, x compiled: how many times longer plain PyTorch takes, and torch.compile of it; median over rounds. "
+    "x eager, x compiled: how many times longer plain PyTorch takes, and torch.compile of it; median over rounds.",
     "Every case was first compared with plain PyTorch in fp64 on the same inputs, in memory that holds NaN.",
 )
 
@@ -98,7 +98,38 @@ def report_kernels(rows: Sequence[KernelRow], where: str) -> Report[KernelRow]:
     ops = dict.fromkeys(row.op for row in rows)
     tables = [_tabulate(op, [row for row in rows if row.op == op]) for op in ops]
     timed = any(row.is_timed for row in rows)
+    if timed:
+        tables.append(_summarise({op: [row for row in rows if row.op == op and row.is_timed] for op in ops}))
     return Report(rows, tables, (*(NOTES if timed else NOTES[-1:]), where), headline(rows))
+
+
+def _summarise(timed: Mapping[str, Sequence[KernelRow]]) -> Table:
+    """The median and the worst case of each operation."""
+    cells = []
+    for op, rows in timed.items():
+        kernels = [row for row in rows if row.implementation == KERNEL]
+        memory = [row.roof_share for row in kernels if row.is_memory_bound]
+        compute = [row.roof_share for row in kernels if not row.is_memory_bound]
+        others = [row.over_kernel for row in rows if row.implementation not in (KERNEL, EAGER, COMPILED)]
+        cells.append(
+            (
+                op,
+                str(len(kernels)),
+                _middle_and_least(memory, "{:.0%}"),
+                _middle_and_least(compute, "{:.0%}"),
+                _middle_and_least(_ratios(rows, EAGER), "{:.2f}"),
+                _middle_and_least(_ratios(rows, COMPILED), "{:.2f}"),
+                _middle_and_least(others, "{:.2f}"),
+            )
+        )
+    headings = ("", "cases", "of copy rate", "of matmul rate", "x eager", "x compiled", "x peers")
+    return Table("all operations: median (least)", headings, cells)
+
+
+def _middle_and_least(values: Sequence[float], form: str) -> str:
+    if not values:
+        return ""
+    return f"{form.format(take_quantiles(values).p50)} ({form.format(min(values))})"
 
 
 def _tabulate(op: str, rows: Sequence[KernelRow]) -> Table:
@@ -106,7 +137,7 @@ def _tabulate(op: str, rows: Sequence[KernelRow]) -> Table:
     places: dict[tuple[str, ...], dict[str, KernelRow]] = {}
     for row in rows:
         places.setdefault(row.place, {})[row.implementation] = row
-    cells = []
+    cells: list[tuple[str, ...]] = []
     for (_, case, shape, dtype), found in places.items():
         kernel, name = found[KERNEL], f"{case} {shape} {dtype}"
         others = [row for row in found.values() if row.implementation not in (KERNEL, EAGER, COMPILED)]
@@ -175,9 +206,9 @@ def headline(rows: Sequence[KernelRow]) -> str:
                 f"(worst {min(shares):.0%})"
             )
     for name in (EAGER, COMPILED):
-        found = _ratios(rows, name)
-        if found:
-            parts.append(f"{name} takes {take_quantiles(found).p50:.2f}x (least {min(found):.2f}x)")
+        ratios = _ratios(rows, name)
+        if ratios:
+            parts.append(f"{name} takes {take_quantiles(ratios).p50:.2f}x (least {min(ratios):.2f}x)")
     return "; ".join(parts)
 
 

@@ -38,6 +38,9 @@ def run_kernels(
     ] = None,
     minutes: MinutesOption = None,
     compiled: Annotated[bool, typer.Option(help="Whether torch.compile takes part.")] = True,
+    times: Annotated[
+        bool, typer.Option(help="Whether to time; if not, kernels are checked and compiled for later runs.")
+    ] = True,
     seed: SeedOption = 0,
     device: Annotated[
         str | None, typer.Option(help="cuda or cpu; by default the GPU if there is one.")
@@ -56,7 +59,7 @@ def run_kernels(
     asked: dict[str, Any] = {"ops": tuple(op or ()), "dtypes": tuple(dtype or ()), "minutes": minutes}
     plan = kernels.KernelsPlan.quick(seed) if quick else kernels.KernelsPlan(seed=seed)
     plan = replace(plan, **{name: value for name, value in asked.items() if value is not None})
-    plan = replace(plan, compiles=plan.compiles and compiled)
+    plan = replace(plan, compiles=plan.compiles and compiled, times=times)
     where = check_device(device) or find_device()
     kernels.settle_interpreter(where)
     keep = None if csv is None else kernels.keep_in_file(csv, where)

@@ -123,8 +123,9 @@ class GraphCache:
             graph = self._record(place, function, form, given)
             if graph is None:
                 return function(state)
-        self._graphs.move_to_end(place)
-        _copy_into(graph.inputs, given)
+        else:
+            self._graphs.move_to_end(place)
+            _copy_into(graph.inputs, given)
         graph.replay()
         result: S = put_together(graph.form, graph.outputs)
         if is_new:
@@ -149,11 +150,12 @@ class GraphCache:
     def _record(
         self, place: Hashable, function: Callable[[S], S], form: Form, given: dict[str, Tensor]
     ) -> _Graph | None:
-        """A recording of the function on buffers; ``None`` where it cannot be made."""
+        """A recording of the function on buffers that hold its inputs; ``None`` where it cannot be made."""
         assert self._recorder is not None
         found: list[tuple[Form, dict[str, Tensor]]] = []
         try:
             inputs = {path: self._buffer(path, value) for path, value in given.items()}
+            _copy_into(inputs, given)
 
             def run() -> None:
                 versions = [buffer._version for buffer in inputs.values()]

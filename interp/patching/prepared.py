@@ -151,7 +151,7 @@ class Prepared:
     @property
     def _engine_notes(self) -> tuple[str, ...]:
         if not self.n_asked:
-            return ()
+            return tuple(self.notes)
         run = f"{self.n_run} of {self.n_asked} patched runs were not provably the base run"
         return (*self.notes, run)
 

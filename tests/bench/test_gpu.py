@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from interp.bench import gpu, peer
+from interp.bench import gpu_pieces, peer
 from interp.bench.gpu import GpuPlan, run_gpu
 from interp.bench.gpu_report import GpuRow, headline, report_gpu
 from interp.bench.report import Report
@@ -50,7 +50,7 @@ def test_everything_is_kept_and_named(dry):
 def test_sweeps_stand_beside_the_peer(dry, site, n_sites):
     rows = rows_of(dry, "sweep", site)
     ours = [row for row in rows if "autograd" not in row.implementation]
-    assert ours[0].implementation == "interp" and ours[-1].implementation == "plain PyTorch"
+    assert ours[0].implementation == "interp" and ours[-1].implementation == "interp, no kernels"
     for row in ours:
         assert 0 <= row.error < 1e-4 and row.n_timed == row.n_items == n_sites
         assert row.repeats == DRY.repeats and row.p20 <= row.p50 <= row.p80
@@ -67,7 +67,7 @@ def test_edges_are_scored_and_compared(dry):
     assert (ours.implementation, ours.n_items, ours.n_timed) == ("interp", 46, 40)
     assert others and all(row.n_timed == 20 for row in others)
     for row in (ours, *others):
-        assert 0 <= row.error < 1e-4 and row.gate in ("HookedTransformer", "plain PyTorch")
+        assert 0 <= row.error < 1e-4 and row.gate in ("HookedTransformer", "interp, no kernels")
         assert row.over_ours == pytest.approx(row.p50 / ours.p50)
 
 
@@ -80,28 +80,28 @@ def test_memory_has_a_peak_for_every_budget(dry):
 
 
 def test_no_figure_for_wrong_scores(monkeypatch):
-    right = gpu.patch
+    right = gpu_pieces.patch
 
     def wrong(*args: Any, **options: Any) -> Any:
         scores = right(*args, **options)
         next(iter(scores.sites.values())).raw.add_(1.0)
         return scores
 
-    monkeypatch.setattr(gpu, "patch", wrong)
-    monkeypatch.setattr(gpu, "time_call", lambda *_: pytest.fail("the clock was started"))
+    monkeypatch.setattr(gpu_pieces, "patch", wrong)
+    monkeypatch.setattr(gpu_pieces, "time_call", lambda *_: pytest.fail("the clock was started"))
     with pytest.raises(BenchError, match=r"z, interp, \w+: the scores differ"):
         run_gpu(replace(DRY, parts=("sweep",)), CPU)
 
 
 def test_no_figure_for_wrong_edges(monkeypatch):
-    right = gpu.patch_edges
+    right = gpu_pieces.patch_edges
 
     def wrong(*args: Any, **options: Any) -> Any:
         found = right(*args, **options)
         return replace(found, scores=found.scores * 1.01)
 
-    monkeypatch.setattr(gpu, "patch_edges", wrong)
-    monkeypatch.setattr(gpu, "time_call", lambda *_: pytest.fail("the clock was started"))
+    monkeypatch.setattr(gpu_pieces, "patch_edges", wrong)
+    monkeypatch.setattr(gpu_pieces, "time_call", lambda *_: pytest.fail("the clock was started"))
     with pytest.raises(BenchError, match=r"edges, interp, \w+: the scores differ"):
         run_gpu(replace(DRY, parts=("edges",)), CPU)
 
@@ -111,13 +111,13 @@ def test_times_of_some_are_scaled_up_to_all(monkeypatch):
         call()
         return 2.0
 
-    monkeypatch.setattr(gpu, "time_call", two_seconds)
+    monkeypatch.setattr(gpu_pieces, "time_call", two_seconds)
     monkeypatch.setattr(peer, "time_call", two_seconds)
     plan = replace(DRY, parts=("sweep", "edges"), repeats=1, peer_seconds=5.0)
     rows = run_gpu(plan, CPU).rows
     seconds = {(row.what, row.implementation): (row.p50, row.n_timed, row.over_ours) for row in rows}
     assert seconds["edges", "interp"] == (2 * 46 / 40, 40, 1.0)
-    assert seconds["edges", "plain PyTorch"] == (pytest.approx(2 * 46 / 20), 20, pytest.approx(2.0))
+    assert seconds["edges", "interp, no kernels"] == (pytest.approx(2 * 46 / 20), 20, pytest.approx(2.0))
     # three sites of two seconds each are more than five
     kind = next(name for _, name in seconds if name.endswith("autograd on"))
     assert seconds["resid_pre", kind] == (64.0, 3, 32.0) and seconds["resid_pre", "interp"][0] == 2.0
@@ -133,7 +133,7 @@ def test_memory_that_runs_out_is_a_row(monkeypatch):
     def run_out(*_: Any) -> int:
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(gpu, "measure_peak", run_out)
+    monkeypatch.setattr(gpu_pieces, "measure_peak", run_out)
     report = run_gpu(replace(DRY, parts=("memory",)), CPU)
     assert {row.remark for row in report.rows} == {"out of memory"}
     assert "memory: out of memory in 4 of 4 runs" in report.last_line

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from interp.bench import kernel_bout, kernels
 from interp.bench.kernel_bout import KernelBouts
-from interp.bench.kernel_case import KernelCase
+from interp.bench.kernel_case import KernelCase, draw_inputs
 from interp.bench.kernel_gate import find_truth, take_kernel_error, widen
 from interp.bench.kernels import KernelsPlan, main, refuse_wrong, run_kernels
 from interp.bench.kernels_report import headline
@@ -130,6 +130,37 @@ def test_truth_is_fp32_where_fp64_does_not_fit_a_case_in_half_precision():
     assert headline([row]) == "kernels: 0 of 1 cases right, 1 skipped; times await a GPU"
 
 
+def test_inputs_are_drawn_where_they_are_used_or_on_the_cpu():
+    drawn: list[Any] = []
+
+    def make(device: torch.device, generator: torch.Generator) -> dict[str, Tensor]:
+        drawn.append((generator.device, torch.empty(0).device))
+        if len(drawn) == 1:
+            raise RuntimeError("tensors of two devices")
+        return {"x": torch.randn(16, 8, generator=generator)}
+
+    like = make_case().make(CPU, torch.Generator().manual_seed(5))["x"]
+    assert torch.equal(draw_inputs(make_case(), CPU, 5)["x"], like)
+    found = draw_inputs(make_case(make=make), CPU, 5)["x"]
+    assert len(drawn) == 2 and torch.equal(found, like)
+
+    def make_too_much(device: torch.device, generator: torch.Generator) -> dict[str, Tensor]:
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(torch.OutOfMemoryError):
+        draw_inputs(make_case(make=make_too_much), CPU, 5)
+
+
+@pytest.mark.cuda
+def test_inputs_are_drawn_on_a_gpu():
+    device = torch.device("cuda")
+    found = draw_inputs(make_case(), device, 5)["x"]
+    assert found.device.type == "cuda"
+    assert torch.equal(
+        found, torch.randn(16, 8, generator=torch.Generator(device).manual_seed(5), device=device)
+    )
+
+
 def bouts(**options: Any) -> KernelBouts:
     return KernelBouts(CPU, **dict(minutes=1.0, seconds=0.01, seed=0, compiles=False) | options)
 
@@ -207,7 +238,8 @@ def test_the_report_in_words_and_columns():
     fixed[1] = replace(fixed[1], p50=3e-5, over_kernel=3.0)
     fixed[2] = replace(fixed[2], over_kernel=2.5)
     report = kernels.report_kernels(fixed, "device: none")
-    (table,) = report.tables
+    table, summary = report.tables
+    assert summary.cells == [("double", "1", "51% (51%)", "", "3.00 (3.00)", "", "2.50 (2.50)")]
     assert table.title == "double"
     assert table.headings == ["case", "bound by", "us", "host us", "of roof", "x eager", "x peers", "error"]
     name = "forward rows=16 d=8 float32"
@@ -266,8 +298,9 @@ def test_a_quick_look_on_a_gpu_times_one_real_case_an_operation():
         return [(case.op + case.name, timed) for case, timed in found]
 
     small = [("aTrue 0", False), ("bTrue 0", False), ("aTrue 1", False), ("bTrue 1", False)]
-    assert chosen(KernelsPlan.quick(), "cuda") == [*small, ("aFalse 0", True), ("bFalse 0", True)]
+    assert chosen(KernelsPlan.quick(), "cuda") == [("aFalse 0", True), ("bFalse 0", True), *small]
     assert chosen(KernelsPlan(), "cuda")[0] == ("aFalse 0", True) and len(chosen(KernelsPlan(), "cuda")) == 4
+    assert {timed for _, timed in chosen(KernelsPlan(times=False), "cuda")} == {False}
     assert chosen(KernelsPlan.quick(), "cpu") == chosen(KernelsPlan(), "cpu") == small
 
 
@@ -299,7 +332,7 @@ def test_the_command_of_its_own(tmp_path, monkeypatch, capsys):
     )
     cases = [make_case(), make_case(name="half", dtype=torch.float16, tolerance=1e-3)]
     assert main(["--quick", "--device", "cpu", "--csv", str(path)]) == 0
-    assert main(["--device", "cpu", "--csv", str(path), "--dtype", "float16"]) == 0
+    assert main(["--device", "cpu", "--csv", str(path), "--dtype", "float16", "--no-times"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "kernels: 1 of 1 cases right; times await a GPU"
     with path.open(newline="") as file:
         rows = list(csv.DictReader(file))

@@ -7,7 +7,7 @@ import csv
 import pytest
 import torch
 
-from interp.bench import SweepPlan, gpu, kernel_cases, kernels, sweep
+from interp.bench import SweepPlan, gpu_pieces, kernel_cases, kernels, sweep
 from interp.bench.cases import Shape
 from interp.bench.kernel_case import KernelCase
 
@@ -135,7 +135,7 @@ def test_kernels_that_are_none_are_refused(refuse, made_up, arguments, message):
     ],
 )
 def test_a_gpu_is_asked_for_before_a_model_is_built(refuse, monkeypatch, arguments, message):
-    monkeypatch.setattr(gpu, "build_gpt2", lambda *_: pytest.fail("a model was built"))
+    monkeypatch.setattr(gpu_pieces, "build_gpt2", lambda *_: pytest.fail("a model was built"))
     assert message in refuse("bench", "gpu", *arguments)
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
+from fake_recorder import Rerun
 from torch import Tensor
 
 from interp.errors import KernelError
@@ -20,39 +21,6 @@ from interp.kernels.recording import CudaRecorder
 from interp.kernels.states import put_together, take_apart
 
 LOTS = 1 << 40
-
-
-class Rerun:
-    """Records by running once and undoing it, and replays by running the same again.
-
-    As on a GPU nothing has run when recording ends, and nothing but buffers carries numbers over.
-    """
-
-    cache: GraphCache
-
-    def __init__(self, n_bytes: int = 0) -> None:
-        self.n_bytes = n_bytes
-        self.recorded = 0
-        self.replayed = 0
-        self.settled = 0
-
-    def record(self, run: Callable[[], None]) -> tuple[Callable[[], None], int]:
-        before = [(buffer, buffer.clone()) for buffer in self.cache._buffers.values()]
-        run()
-        for buffer in self.cache._buffers.values():
-            buffer.fill_(float("nan") if buffer.is_floating_point() else -1)
-        for buffer, value in before:
-            buffer.copy_(value)
-        self.recorded += 1
-
-        def replay() -> None:
-            self.replayed += 1
-            run()
-
-        return replay, self.n_bytes
-
-    def settle(self) -> None:
-        self.settled += 1
 
 
 class Side(NamedTuple):

@@ -73,7 +73,8 @@ def attribute_units(
         )
     flat = len(shape) == 3
     if flat:
-        source, base, gradient = (None if x is None else x.unsqueeze(-2) for x in (source, base, gradient))
+        source, base = (None if x is None else x.unsqueeze(-2) for x in (source, base))
+        gradient = gradient.unsqueeze(-2)
     n_where = 1 if chosen is None else len(chosen)
     refusal = _too_many((n_where, shape[0], gradient.shape[-2], -(-shape[-1] // 128)))
     if kernel_runs("attribute_units", (source, base, gradient), refusal=refusal):

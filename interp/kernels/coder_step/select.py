@@ -14,6 +14,7 @@ from interp.errors import KernelError
 from interp.kernels.backend import kernel_runs
 from interp.kernels.coder_step.latents import SparseLatents, kernels_run
 from interp.kernels.coder_step.top.plan import plan_groups
+from interp.kernels.coder_step.top_of_all.plan import plan_groups as plan_batch_groups
 
 _GROUP = 16
 """Latents to a group: the two searches then are over lists of about one length."""
@@ -62,8 +63,10 @@ def select_top_of_all(scores: Float[Tensor, "row d_sae"], n: int) -> Int[Tensor,
     size = scores.numel()
     if not 0 <= n <= size:
         raise KernelError(f"n must be 0 to {size}, the entries of the matrix; got {n}.")
-    refusal = "" if n < 2**31 else f"it counts to 2^31, not to {n}"
-    if kernel_runs("top k of a batch", [scores], refusal=refusal):
+    covered = plan_batch_groups(size, n) is not None
+    if kernel_runs(
+        "top k of a batch", [scores], refusal="" if covered else f"it counts no {n} of {size} entries"
+    ):
         from interp.kernels.coder_step.top_of_all.ops import top_of_all
 
         places: Tensor = top_of_all(scores.detach(), n)

@@ -59,13 +59,14 @@ def _start_rows(
     direction_n, direction_rank, direction_d,
     COLUMNS: tl.constexpr, WHERE: tl.constexpr, OLD: tl.constexpr, PATCH: tl.constexpr, RANK: tl.constexpr,
     SHARED: tl.constexpr, NORM: tl.constexpr, GAIN: tl.constexpr, BIAS: tl.constexpr,
-    BLOCK: tl.constexpr, TOKENS: tl.constexpr,
+    BLOCK: tl.constexpr, SIZE: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
-    token = tl.program_id(0).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
+    # divided in 32 bits, which 64 make slow
+    token = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
     here = token < n_tokens
     row = token // n_columns
     prompt = tl.load(prompts + row, mask=here, other=0).to(tl.int64)
-    column = start + token % n_columns
+    column = (start + token % n_columns).to(tl.int64)
     if COLUMNS:
         column = tl.load(columns + token, mask=here, other=0).to(tl.int64)
     at = tl.arange(0, BLOCK)
@@ -97,7 +98,7 @@ def _start_rows(
                 amount -= tl.load(from_old, mask=patched, other=0.0).to(tl.float32)
             along = directions + (which * direction_n + k * direction_rank)[:, None] + at[None] * direction_d
             x += amount[:, None] * tl.load(along, mask=written, other=0.0).to(tl.float32)
-    to = token[:, None] * d_model + at[None]
+    to = token.to(tl.int64)[:, None] * d_model + at[None]
     DTYPE: tl.constexpr = resid.dtype.element_ty
     rounded = x.to(DTYPE)
     tl.store(resid + to, rounded, mask=inside)
@@ -112,7 +113,7 @@ def _start_rows(
 def _add_updates(
     before, first, second, gain, bias, resid, normed, n_tokens, d_model, eps,
     UPDATES: tl.constexpr, NORM: tl.constexpr, GAIN: tl.constexpr, BIAS: tl.constexpr,
-    BLOCK: tl.constexpr, TOKENS: tl.constexpr,
+    BLOCK: tl.constexpr, SIZE: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
     at = tl.arange(0, BLOCK)
@@ -141,7 +142,7 @@ def _add_updates(
         triton.Config({"TOKENS": 64, "TILE": 64, "RANKS": 32}, num_warps=8, num_stages=2),
         triton.Config({"TOKENS": 32, "TILE": 128, "RANKS": 32}, num_warps=8, num_stages=2),
     ],
-    key=["d_model", "rank"],
+    key=["d_model", "rank", "SIZE"],
 )
 @triton.jit
 def _start_rows_by_product(
@@ -151,15 +152,15 @@ def _start_rows_by_product(
     direction_n, direction_rank, direction_d,
     COLUMNS: tl.constexpr, WHERE: tl.constexpr, OLD: tl.constexpr, SHARED: tl.constexpr,
     NORM: tl.constexpr, GAIN: tl.constexpr, BIAS: tl.constexpr, WIDEN: tl.constexpr,
-    RANKS: tl.constexpr, TOKENS: tl.constexpr, TILE: tl.constexpr,
+    SIZE: tl.constexpr, RANKS: tl.constexpr, TOKENS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     # rows come sorted by their part, so that few parts meet in one tile
-    turn = tl.program_id(0).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
+    turn = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
     here = turn < n_tokens
     row = tl.load(order + turn // n_columns, mask=here, other=0).to(tl.int64)
     token = row * n_columns + turn % n_columns
     prompt = tl.load(prompts + row, mask=here, other=0).to(tl.int64)
-    column = start + turn % n_columns
+    column = (start + turn % n_columns).to(tl.int64)
     if COLUMNS:
         column = tl.load(columns + token, mask=here, other=0).to(tl.int64)
     patched = here
@@ -228,6 +229,11 @@ def _start_rows_by_product(
             )
 
 
+def size_of(n_tokens: int) -> int:
+    """Class of sizes that kernels are tuned for: what suits a check of some tokens does not suit a sweep."""
+    return sum(n_tokens >= bound for bound in (1024, 16384))
+
+
 @cache
 def whole_rows(kernel: Any, block: int) -> Any:
     """A kernel that holds whole rows of up to ``block`` entries, tuned over how many tokens share a program."""
@@ -236,7 +242,7 @@ def whole_rows(kernel: Any, block: int) -> Any:
     shapes = [(tokens, 16), (tokens, 8), (2 * tokens, 32 if block < 8192 else 16), (max(1, tokens // 2), 16)]
     sizes = dict.fromkeys((n, min(32, max(1, n * block // (32 * each)))) for n, each in shapes)
     configs = [triton.Config({"TOKENS": n}, num_warps=warps) for n, warps in sizes if n * block <= 16384]
-    return tuned(configs, key=["d_model"])(kernel)
+    return tuned(configs, key=["d_model", "SIZE"])(kernel)
 
 
 def launch_start(
@@ -296,6 +302,7 @@ def launch_start(
         "NORM": norm,
         "GAIN": gain is not None,
         "BIAS": bias is not None,
+        "SIZE": size_of(n_tokens),
     }  # fmt: skip
     rank = 0 if directions is None else directions.shape[1]
     if rank > FEW_DIRECTIONS:
@@ -355,6 +362,7 @@ def launch_updates(
         GAIN=gain is not None,
         BIAS=bias is not None,
         BLOCK=block,
+        SIZE=size_of(n_tokens),
     )
     return resid, normed
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -14,11 +14,10 @@ from interp.kernels.prefix_attention.reference import attend_prefix_reference
 from interp.kernels.prefix_attention.rows import Rows, count_keys, count_queries, longest_prefix
 
 MOST_D_HEAD = 256
-MOST_HEADS_OF_ONE_KEY = 64
+MOST_HEADS_OF_ONE_KEY = 16
 
 
-@dataclass(frozen=True, eq=False)
-class RowPlan:
+class RowPlan(NamedTuple):
     """Rows sorted by their prompts, and what each query sees: made once for all layers of one window."""
 
     queries: Int[Tensor, "7 query"]
@@ -36,7 +35,7 @@ def prefix_kernel_runs(like: Tensor, n_heads: int, n_kv_heads: int) -> bool:
 
 
 def plan_rows(
-    rows: Sequence[Rows], real: Bool[Tensor, "prompt pos"] | None = None, window: int | None = None
+    rows: Sequence[Rows], real: Bool[Tensor, "prompt column"] | None = None, window: int | None = None
 ) -> RowPlan:
     """The plan of :func:`attend_prefix`'s kernel for rows, their padding and a sliding window.
 
@@ -62,7 +61,7 @@ def attend_prefix(
     scale: float,
     soft_cap: float | None = None,
     window: int | None = None,
-    real: Bool[Tensor, "#prompt pos"] | None = None,
+    real: Bool[Tensor, "#prompt column"] | None = None,
     plan: RowPlan | None = None,
 ) -> Float[Tensor, "query head d_head"]:
     """What heads put out whose rows see the base run's keys before their first column and their own from there on.
@@ -80,7 +79,7 @@ def attend_prefix(
     if not prefix_kernel_runs(q, q.shape[1], k.shape[1]):
         return attend_prefix_reference(q, k, v, prefix_k, prefix_v, rows, scale, soft_cap, window, real)
     if not len(q):
-        return q.new_zeros(q.shape)
+        return q.clone()
     from interp.kernels.prefix_attention.ops import attend
 
     plan = plan_rows(rows, real, window) if plan is None else plan
@@ -132,7 +131,7 @@ def _check(
         raise KernelError(
             f"a soft cap is above 0 and a window at least 1 column; got {soft_cap} and {window}."
         )
-    last = max((part.stop for part in rows), default=0)
+    last = max([0, *(part.stop for part in rows)])
     if real is not None and (len(real) not in (1, len(prefix_k)) or real.shape[1] < last):
         raise KernelError(
             f"real must say of each prompt, or of all alike, which of its {last} columns are no padding; got "

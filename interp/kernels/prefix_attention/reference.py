@@ -21,7 +21,7 @@ def attend_prefix_reference(
     scale: float,
     soft_cap: float | None = None,
     window: int | None = None,
-    real: Bool[Tensor, "#prompt pos"] | None = None,
+    real: Bool[Tensor, "#prompt column"] | None = None,
 ) -> Float[Tensor, "query head d_head"]:
     """See :func:`~interp.kernels.prefix_attention.attend_prefix`."""
     made, query, key = [], 0, 0
@@ -33,7 +33,7 @@ def attend_prefix_reference(
             base = [x[:, :, : part.start] for x in (prefix_k, prefix_v)]
             made.append(_attend(asked, own, base, part, scale, soft_cap, window, real).flatten(0, 1))
         query, key = query + n_queries, key + n_keys
-    return torch.cat(made) if made else torch.zeros_like(q)
+    return torch.cat(made) if made else q.clone()
 
 
 def _attend(

@@ -43,4 +43,4 @@ def count_keys(rows: Sequence[Rows]) -> int:
 
 def longest_prefix(rows: Sequence[Rows]) -> int:
     """Columns of the base run that any row reads."""
-    return max((part.start for part in rows if len(part.prompts)), default=0)
+    return max([0, *(part.start for part in rows if len(part.prompts))])

@@ -179,22 +179,26 @@ def _forward(
     tl.store(LOG_SUM + token * HEADS + head, top + tl.log2(weight), live)
 
 
-def make_configs(block_d: int, dtype: torch.dtype, group: int, many: bool) -> list[triton.Config]:
+def make_configs(block_d: int, dtype: torch.dtype, many: bool) -> list[triton.Config]:
     """Blocks of queries by keys: as many queries as registers hold, for a prefix is read once for each block, and
-    fewer where large blocks would leave multiprocessors idle (not ``many``)."""
-    size = block_d * dtype.itemsize
-    if size >= 1024:
-        shapes = [(64, 16, 4, 1), (32, 16, 4, 2)]
-    elif size >= 512:
-        shapes = [(64, 32, 4, 2), (64, 64, 8, 1), (32, 32, 4, 2)]
-    elif size >= 256:
-        shapes = [(128, 64, 8, 2), (64, 64, 4, 2), (64, 32, 4, 3), (32, 32, 4, 2)]
+    fewer where large blocks would leave multiprocessors idle (not ``many``). Found by compiling: hardly any spill."""
+    wide = dtype == torch.float32
+    if block_d <= 32 or (block_d <= 64 and not wide):
+        shapes = [(128, 64, 8, 3), (128, 32, 4, 3), (64, 64, 4, 3), (64, 32, 4, 3)]
+    elif block_d <= 64:
+        shapes = [(128, 32, 8, 2), (64, 32, 8, 2), (64, 16, 4, 2)]
+    elif block_d <= 128 and not wide:
+        shapes = [(128, 64, 8, 2), (128, 32, 8, 2), (64, 32, 8, 2)]
+    elif block_d <= 128:
+        shapes = [(32, 32, 8, 2), (32, 16, 4, 2)]
+    elif not wide:
+        shapes = [(64, 16, 8, 2), (32, 32, 4, 2)]
     else:
-        shapes = [(128, 64, 4, 3), (128, 64, 8, 3), (64, 64, 4, 3), (32, 64, 4, 3)]
+        shapes = [(16, 16, 8, 1)]
     return [
         triton.Config({"BLOCK_M": m, "BLOCK_N": n}, num_warps=warps, num_stages=stages)
         for m, n, warps, stages in shapes
-        if m >= group and (many or m <= 64)
+        if many or m <= 64
     ]
 
 
@@ -204,8 +208,8 @@ def fills_device(n_queries: int, n_heads: int) -> bool:
 
 
 @cache
-def _tuned_forward(block_d: int, dtype: torch.dtype, group: int, many: bool) -> Any:
-    return tuned(make_configs(block_d, dtype, group, many), key=["WIDTH", "CAPPED", "PADDED"])(_forward)
+def _tuned_forward(block_d: int, dtype: torch.dtype, many: bool) -> Any:
+    return tuned(make_configs(block_d, dtype, many), key=["WIDTH", "CAPPED", "PADDED"])(_forward)
 
 
 def run_forward(
@@ -214,7 +218,7 @@ def run_forward(
     v: Float[Tensor, "key kv_head d_head"],
     prefix_k: Float[Tensor, "prompt kv_head pos d_head"],
     prefix_v: Float[Tensor, "prompt kv_head pos d_head"],
-    real: Bool[Tensor, "prompt pos"] | None,
+    real: Bool[Tensor, "#prompt column"] | None,
     queries: Int[Tensor, "7 query"],
     keys: Int[Tensor, "4 key"],
     scale: float,
@@ -228,7 +232,7 @@ def run_forward(
         return z, log_sum
     tensors = [with_whole_vectors(x) for x in (q, k, v, prefix_k, prefix_v)]
     group, block_d = n_heads // k.shape[1], block_of(width, most=256)
-    kernel = _tuned_forward(block_d, q.dtype, group, fills_device(n_queries, n_heads))
+    kernel = _tuned_forward(block_d, q.dtype, fills_device(n_queries, n_heads))
 
     def grid(config: Mapping[str, int]) -> tuple[int, int]:
         return triton.cdiv(n_queries, config["BLOCK_M"] // group), k.shape[1]

@@ -5,8 +5,7 @@ A rule is a *surrogate*, a tensor whose gradient stands in for an operation's; t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -16,8 +15,7 @@ from interp.kernels.norm import Norm
 from interp.kernels.relevance.secants import secant
 
 
-@dataclass(frozen=True, eq=False)
-class Propagated:
+class Propagated(NamedTuple):
     """An operation's value with the gradient of a rule."""
 
     value: Tensor

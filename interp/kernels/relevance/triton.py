@@ -39,6 +39,12 @@ _NORMS = [
 
 
 @triton.jit
+def _sigmoid(x):
+    e = tl.exp(-tl.abs(x))
+    return tl.where(x < 0.0, e, 1.0) / (1.0 + e)
+
+
+@triton.jit
 def _secant(x, FORM: tl.constexpr):
     """``act(x) / x``, exact to rounding relative to its size also where it is tiny."""
     if FORM == "erf":
@@ -51,11 +57,11 @@ def _secant(x, FORM: tl.constexpr):
         tail = 0.5 * t * tl.exp(-z * z - 1.26551223 + t * inner)
         found = tl.where(x > 0.0, 1.0 - tail, tail)
     elif FORM == "cubic":
-        found = 1.0 / (1.0 + tl.exp(-1.5957691216057308 * (x + 0.044715 * x * x * x)))
+        found = _sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
     elif FORM == "quick":
-        found = 1.0 / (1.0 + tl.exp(-1.702 * x))
+        found = _sigmoid(1.702 * x)
     elif FORM == "sigmoid":
-        found = 1.0 / (1.0 + tl.exp(-x))
+        found = _sigmoid(x)
     elif FORM == "step":
         found = tl.where(x > 0.0, 1.0, tl.where(x < 0.0, 0.0, tl.where(x == 0.0, 0.5, x)))
     elif FORM == "tanh":

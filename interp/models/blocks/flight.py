@@ -15,6 +15,7 @@ from torch import Tensor
 from interp.kernels.inject import add_updates, inject_runs
 from interp.kernels.norm import Norm
 from interp.models.blocks.block import Block
+from interp.models.blocks.formation import join_tokens
 from interp.models.blocks.mixing import meet_waves, mix_waves
 from interp.models.blocks.stack import Stack
 from interp.models.blocks.waves import BLIND, KeyValues, Watcher, Wave
@@ -56,7 +57,7 @@ def attend(
         projected["queries"] = block.queries(_narrow(waves, x, narrow_to))
     queries = _split_heads(projected["queries"], waves, stack.traits.n_heads)
     z = mix_waves(block, waves, queries, met, base, watcher)
-    flat = block.output(_join([part.flatten(0, 1).flatten(1) for part in z]))
+    flat = block.output(join_tokens(z).flatten(1))
     if watcher.wants("result", layer):
         for wave, heads, o in zip(waves, z, _views(flat, waves), strict=True):
             o.copy_(watcher.see_result(layer, wave, heads, o))

@@ -118,7 +118,8 @@ def _mix_in_one(
     if any(wave.start for wave in waves):
         before = (base.keys[block.layer], base.values[block.layer])
     else:
-        nothing = k.new_empty(1, k.shape[1], 0, k.shape[2])
+        real = base.geometry.real
+        nothing = k.new_empty(1 if real is None else len(real), k.shape[1], 0, k.shape[2])
         before = (nothing, nothing)
     z = attend_prefix(
         join_tokens(queries),

@@ -58,8 +58,10 @@ class Propagation:
         traits, weights = self.traits, self._weights_of(operation)
         gain, bias = (None, None) if weights is None else (weights.w, weights.b)
         # queries and keys have an RMSNorm whatever the residual stream has
-        kind = "layernorm" if traits.norm == "layernorm" and "attn." not in operation.name else "rmsnorm"
-        return Norm(kind, traits.norm_eps, gain, bias, traits.norm_plus_one)
+        is_layernorm = traits.norm == "layernorm" and "attn." not in operation.name
+        return Norm(
+            "layernorm" if is_layernorm else "rmsnorm", traits.norm_eps, gain, bias, traits.norm_plus_one
+        )
 
     def _weights_of(self, operation: Operation) -> NormWeights | None:
         if operation.layer is None:

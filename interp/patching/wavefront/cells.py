@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
 from interp.models.traits import Traits
 from interp.patching.cells import Cell
+from interp.patching.wavefront.transfers import send_numbers, send_together
+
+Key = TypeVar("Key", bound=Hashable)
 
 ORDER = (
     "embed resid_pre q k v attn_scores pattern z result attn_out resid_mid mlp_in mlp_pre mlp_pre_linear "
@@ -71,14 +76,19 @@ class CellTable:
                 places[id(cell.where)] = len(wheres)
                 wheres.append(cell.where)
             where_ids.append(places[id(cell.where)])
-        self.wheres: Bool[Tensor, "where prompt pos"] = torch.stack(wheres).to(device)
+        stacked = torch.stack(wheres)
         if prompts is not None:
-            self.wheres = self.wheres[:, prompts.to(device)]
-        self.where_ids = torch.tensor(where_ids, device=device)
-        self.heads = torch.tensor([-1 if c.head is None else c.head for c in self.cells], device=device)
+            stacked = stacked[:, prompts.to(stacked.device)]
+        self.wheres: Bool[Tensor, "where prompt pos"] = stacked.to(device)
+        heads = np.array([-1 if c.head is None else c.head for c in self.cells], dtype=np.int64)
         single = [-1 if c.neurons is None or len(c.neurons) != 1 else c.neurons[0] for c in self.cells]
-        self.neurons = torch.tensor(single, device=device)
-        """The neuron of a cell that is one neuron, else -1."""
+        neurons = np.array(single, dtype=np.int64)
+        self.where_of = np.array(where_ids, dtype=np.int64)
+        """[cell] Number of its ``where``; on the host."""
+        self.part_of = np.maximum(heads, neurons)
+        """[cell] Its head or single neuron, -1 where it is neither; on the host."""
+        self.where_ids, self.heads, self.neurons = send_together([self.where_of, heads, neurons], device)
+        """``neurons``: the neuron of a cell that is one neuron, else -1."""
         self.has_subspaces = any(cell.subspace is not None for cell in self.cells)
         self.prompts = prompts
         """The prompts of the task that the base run has; ``None`` is all of them."""
@@ -96,20 +106,22 @@ class CellTable:
         if not self.has_subspaces:
             return [(torch.arange(len(cells), device=self.device), None)]
         bases = [self.cells[number].subspace for number in cells.tolist()]
-        return [
-            (torch.tensor([i for i, b in enumerate(bases) if b is basis], device=self.device), basis)
-            for basis in {id(basis): basis for basis in bases}.values()
-        ]
+        by_id = {id(basis): basis for basis in bases}
+        return [(some, by_id[key]) for key, some in self._group(map(id, bases))]
 
     def by_neurons(
         self, cells: Int[Tensor, " row"]
     ) -> list[tuple[Int[Tensor, " some"], tuple[int, ...] | None]]:
         """Which of these cells have the same neurons, and those; ``None`` is all of them."""
-        parts = [self.cells[number].neurons for number in cells.tolist()]
-        return [
-            (torch.tensor([i for i, p in enumerate(parts) if p == part], device=self.device), part)
-            for part in dict.fromkeys(parts)
-        ]
+        groups = self._group(self.cells[number].neurons for number in cells.tolist())
+        return [(some, part) for part, some in groups]
+
+    def _group(self, keys: Iterable[Key]) -> list[tuple[Key, Tensor]]:
+        """Equal keys, in the order in which they appear, and where they stand."""
+        found: dict[Key, list[int]] = {}
+        for i, key in enumerate(keys):
+            found.setdefault(key, []).append(i)
+        return [(key, send_numbers(np.array(at), self.device)) for key, at in found.items()]
 
     def tokens(
         self,

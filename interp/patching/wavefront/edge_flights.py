@@ -91,19 +91,12 @@ class EdgeFlights(Flights):
             sent = send_together(
                 [at, which.reshape(-1), self._own[reader[at]], first, numbers], self.read.device
             )
-            read_at = every if kind in ("k", "v") else columns
-            yield _Reads(
-                kind,
-                graph.readers[reader[at[0]]].layer,
-                *sent[:3],
-                Sources(
-                    writer[first],
-                    position[first],
-                    sent[4],
-                    prompts[sent[3]],
-                    read_at if isinstance(read_at, slice) else read_at[sent[3]],
-                ),
-            )
+            at_rows, which_of, own, made_at, of_sources = sent
+            columns_read = every if kind in ("k", "v") else columns
+            if isinstance(columns_read, Tensor):
+                columns_read = columns_read[made_at]
+            sources = Sources(writer[first], position[first], of_sources, prompts[made_at], columns_read)
+            yield _Reads(kind, graph.readers[reader[at[0]]].layer, at_rows, which_of, own, sources)
 
     def _read(
         self, read: _Reads, prompts: Tensor, columns: Columns, every: slice

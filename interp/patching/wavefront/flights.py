@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from interp.kernels.graphs import GraphCache
+from interp.kernels.prefix_attention import prefix_kernel_runs
 from interp.models.blocks import BLIND, Stack, Trace, Watcher, Wave, attend, run_mlp
 from interp.patching.wavefront.births import Births
 from interp.patching.wavefront.cells import CellTable
@@ -65,6 +66,12 @@ class Flights(ABC):
         self, rows: np.ndarray, prompts: Tensor, columns: Tensor | slice, entry: int, stop: int
     ) -> Newborn:
         """The residual stream with which rows of one first column begin at their entry point."""
+
+    @property
+    def is_recordable(self) -> bool:
+        """Whether a layer is launched without a look at the device: its attention is one kernel."""
+        traits = self.stack.traits
+        return prefix_kernel_runs(self.base.keys[0], traits.n_heads, traits.n_kv_heads)
 
     def watcher(self, launches: Sequence[Launch]) -> Watcher:
         """What is written into rows in flight."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -19,6 +20,8 @@ MOST_ON_GPU = 1 << 32
 """More than this keeps no GPU busier; the rest of the memory is left alone."""
 MOST_ROWS = 1 << 16
 """More rows than this at once gain nothing."""
+STATISTICS = 2048
+"""Bytes that statistics of one column's vocabulary take, part by part."""
 FEWEST_CHUNKS = 5
 """Chunks from which on recording layers pays."""
 
@@ -32,6 +35,9 @@ class Sizes:
     n_read: int
     n_logits: int
     """Logits of one read column: the whole vocabulary, or a few of its entries."""
+    logit_copies: int = 7
+    """Of a whole vocabulary, what a metric holds at once: KL has both log-probabilities and what it makes of them. 0 is
+    where a kernel reads it and stores no logits."""
     born: int = 0
     """Numbers that a token of a row takes while the row is made, beside a few residual streams."""
     recorded: int = 0
@@ -44,7 +50,7 @@ class Sizes:
         """The model's traits."""
         return self.stack.traits
 
-    @property
+    @cached_property
     def itemsize(self) -> int:
         """Bytes of one number of an activation."""
         return self.stack.model.dtype.itemsize
@@ -118,7 +124,7 @@ class Sizes:
             most = max(most, max(before * t.d_model + newborn, joined * t.d_model) + before * self.recorded)
         return most * self.itemsize
 
-    @property
+    @cached_property
     def readout(self) -> int:
         """The logits of one row, in fp32 and with what a metric makes of them."""
         t, wide = self.traits, max(4, self.itemsize)
@@ -128,8 +134,9 @@ class Sizes:
             return (
                 streams + self.n_read * self.n_logits * 4 * wide + self.n_logits * t.d_model * self.itemsize
             )
-        # KL holds both log-probabilities and what it makes of them
-        return streams + self.n_read * t.d_vocab * (7 * wide + self.itemsize)
+        if not self.logit_copies:
+            return streams + self.n_read * STATISTICS
+        return streams + self.n_read * t.d_vocab * (self.logit_copies * wide + self.itemsize)
 
     @property
     def hidden(self) -> int:
@@ -163,7 +170,9 @@ class Sizes:
         made = max(
             self.flight(start, start) + 2 * watched * self.itemsize, (stream + of_source) * self.itemsize
         )
-        return kept * self.itemsize + 32 * n, made
+        # both runs' logits, and as they are compared with
+        logits = 3 * self.n_read * self.n_logits * max(4, self.itemsize)
+        return kept * self.itemsize + 32 * n + logits, made
 
     def _activation(self, component: str) -> int:
         t, n = self.traits, self.n_columns
@@ -247,24 +256,26 @@ def chunk_rows(
     order = rows[np.lexsort((plan.group[rows], plan.start[rows]))] if whole_groups else rows
     new = np.diff(plan.group[order]) if whole_groups else np.ones(len(order) - 1)
     begins = np.r_[0, np.flatnonzero(new) + 1, len(order)]
-    cost = np.r_[0.0, np.asarray(sizes.row(plan.start), dtype=np.float64)[order].cumsum()]
+    cost = np.r_[0.0, np.asarray(sizes.row(plan.start), dtype=np.float64)[order].cumsum()][begins]
     first, n_units = 0, len(begins) - 1
     while first < n_units:
 
         def fits(n: int, first: int = first) -> bool:
-            begin, end = begins[first], begins[first + n]
-            if most is not None and cost[end] - cost[begin] > most:
-                return False
-            mine = order[begin:end]
+            mine = order[begins[first] : begins[first + n]]
             return sizes.flight(plan.start[mine], plan.entry[mine]) <= room
 
-        n = _most(n_units - first, fits)
+        end = n_units
+        if most is not None:
+            end = int(np.searchsorted(cost, cost[first] + most, side="right")) - 1
+        n = _most(max(1, end - first), fits)
         yield order[begins[first] : begins[first + n]]
         first += n
 
 
 def _most(most: int, fits: Callable[[int], bool]) -> int:
-    """The largest number up to ``most`` that fits, where smaller ones do too; at least 1."""
+    """The largest number up to ``most`` that fits, where smaller ones then do too; at least 1."""
+    if fits(most):
+        return most
     found, step = 1, 1
     while found < most and fits(min(found + step, most)):
         found = min(found + step, most)

@@ -14,6 +14,7 @@ from interp.models.interventions import other_rows
 from interp.patching.cells import columns_of
 from interp.patching.readout import Readout
 from interp.patching.replacement import check_kind, refuse_meanless
+from interp.patching.wavefront.statistics import score_run
 from interp.patching.wavefront.values import (
     Place,
     Values,
@@ -108,14 +109,18 @@ class PairRuns:
         readout = Readout(task, self.metric)
         read = readout.reads.positions.to(device)
         vocab = None if readout.reads.vocab is None else readout.reads.vocab.to(device)
-        picked = [self._pick(trace.stream[-1], read, vocab) for trace in (base, other)]
+        at = read[:, :, None].expand(-1, -1, self.stack.traits.d_model)
+        streams = [trace.stream[-1].gather(1, at) for trace in (base, other)]
+        picked = [self.stack.unembed(stream, vocab) for stream in streams]
         differ = first_difference(task)
         # equal prompts give equal numbers, whatever shapes they were computed in
-        picked[1] = torch.where((differ < task.clean.shape[1])[:, None, None], picked[1], picked[0])
-        clean, corrupted = picked[::-1] if self.denoise else picked
-        readout.set_reference(clean)
-        prompts = torch.arange(len(task), device=device)
-        scores = [readout.score_picked(part, prompts).float() for part in (clean, corrupted)]
+        differs = (differ < task.clean.shape[1])[:, None, None]
+        picked[1] = torch.where(differs, picked[1], picked[0])
+        streams[1] = torch.where(differs, streams[1], streams[0])
+        runs = list(zip(streams, picked, strict=True))
+        clean, corrupted = runs[::-1] if self.denoise else runs
+        readout.set_reference(clean[1])
+        scores = [score_run(self.stack, readout, *part).float() for part in (clean, corrupted)]
         positions = columns_of(task).positions.to(device)
         return PairRun(
             task=task,
@@ -146,10 +151,6 @@ class PairRuns:
         whole = self.task
         tokens = (whole.clean if self.denoise else whole.corrupted)[self._order[rows]]
         return base, other, run_trace(stack, tokens, None, self.source_places)
-
-    def _pick(self, resid: Tensor, read: Tensor, vocab: Tensor | None) -> Tensor:
-        at = read[:, :, None].expand(-1, -1, resid.shape[-1])
-        return self.stack.unembed(resid.gather(1, at), vocab)
 
 
 def first_difference(task: PromptPairs) -> Int[Tensor, " prompt"]:

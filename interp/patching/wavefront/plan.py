@@ -19,6 +19,7 @@ from torch import Tensor
 from interp.models.blocks import Stack, Trace
 from interp.patching.cells import Cell
 from interp.patching.wavefront.cells import ORDER, CellTable, entry_of
+from interp.patching.wavefront.transfers import send_numbers, send_together
 from interp.patching.wavefront.values import Values
 from interp.types import NEURON_COMPONENTS, PATTERN_COMPONENTS
 
@@ -153,15 +154,18 @@ def _first_changes(
 ) -> np.ndarray:
     """First column at which each cell changes each prompt, [cell, prompt]; the number of columns if none."""
     n_prompts, n_columns = base.tokens.shape
-    first = torch.full((len(cells.cells), n_prompts), n_columns, device=cells.device)
+    parts, order = [], list[int]()
     for (component, layer), numbers in cells.by_place().items():
         differs = _differences(component, layer, base, new)
         if differs_from is not None:
             column = torch.arange(n_columns, device=differs.device)
             differs = differs & (column[None] >= differs_from.to(differs.device)[:, None])[..., None]
-        index = torch.tensor(numbers, device=cells.device)
-        first[index] = _first_of(cells, index, differs)
-    return first.cpu().numpy()
+        parts.append(_first_of(cells, np.array(numbers), differs))
+        order += numbers
+    first = np.empty((len(order), n_prompts), dtype=np.int64)
+    # one transfer: what is not known yet is waited for once
+    first[order] = torch.cat(parts).cpu().numpy()
+    return first
 
 
 def _differences(component: str, layer: int, base: Trace, new: Values) -> Bool[Tensor, "prompt pos part"]:
@@ -176,17 +180,16 @@ def _differences(component: str, layer: int, base: Trace, new: Values) -> Bool[T
 
 
 def _first_of(
-    cells: CellTable, numbers: Int[Tensor, " cell"], differs: Bool[Tensor, "prompt pos part"]
+    cells: CellTable, numbers: np.ndarray, differs: Bool[Tensor, "prompt pos part"]
 ) -> Int[Tensor, "cell prompt"]:
-    part = torch.maximum(cells.heads, cells.neurons)[numbers]
+    where, part = cells.where_of[numbers], cells.part_of[numbers]
     whole = differs.any(-1) if differs.shape[-1] > 1 else differs[..., 0]
-    found = _first_true(whole & cells.wheres)[cells.where_ids[numbers]]
-    if not bool((part >= 0).any()):
-        return found
-    for where in cells.where_ids[numbers].unique().tolist():
-        mine = ((cells.where_ids[numbers] == where) & (part >= 0)).nonzero()[:, 0]
-        by_part = _first_true((differs & cells.wheres[where][..., None]).transpose(1, 2))
-        found[mine] = by_part[:, part[mine]].T
+    found = _first_true(whole & cells.wheres)[send_numbers(where, cells.device)]
+    for one in np.unique(where[part >= 0]).tolist():
+        mine = np.flatnonzero((where == one) & (part >= 0))
+        at, own = send_together([mine, part[mine]], cells.device)
+        by_part = _first_true((differs & cells.wheres[one][..., None]).transpose(1, 2))
+        found[at] = by_part[:, own].T
     return found
 
 

@@ -14,6 +14,20 @@ from interp.patching.readout import Readout
 from interp.tasks.metrics import Statistics, StatisticsRead
 
 
+def score_run(
+    stack: Stack,
+    readout: Readout,
+    resid: Float[Tensor, "prompt k d_model"],
+    picked: Float[Tensor, "prompt k c"],
+) -> Float[Tensor, " prompt"]:
+    """The metric of a whole run of a task's prompts, made in the same way as that of its rows."""
+    prompts = torch.arange(len(resid), device=resid.device)
+    statistics = StreamStatistics(stack, readout, picked)
+    if statistics.run(resid):
+        return readout.score_statistics(statistics.read(resid, prompts), prompts)
+    return readout.score_picked(picked, prompts)
+
+
 class StreamStatistics:
     """What a readout's metric reads of a vocabulary, made by a kernel that stores no logits."""
 

@@ -21,6 +21,7 @@ from interp.patching.wavefront.pairs import PairRun, PairRuns
 from interp.patching.wavefront.plan import RowPlan
 from interp.patching.wavefront.scoring import Scorer
 from interp.patching.wavefront.transfers import ReadBack
+from interp.tasks.metrics import statistics_read_by
 
 AHEAD = 2
 """Chunks that a GPU may be behind the host: it computes them while the next is planned and launched."""
@@ -55,8 +56,23 @@ class BlockSweep(ABC):
         reads = pairs.metric.reads(task)
         n_logits = self.stack.traits.d_vocab if reads.vocab is None else reads.vocab.shape[1]
         self.sizes = Sizes(
-            self.stack, task.clean.shape[1], reads.positions.shape[1], n_logits, born, recorded, watched
+            self.stack,
+            task.clean.shape[1],
+            reads.positions.shape[1],
+            n_logits,
+            self._logit_copies(),
+            born,
+            recorded,
+            watched,
         )
+
+    def _logit_copies(self) -> int:
+        """How often a row's logits are held at once by the metric."""
+        metric, stack = self.pairs.metric, self.stack
+        like = torch.empty(0, 1, stack.traits.d_model, dtype=stack.model.dtype, device=stack.model.device)
+        if statistics_read_by(metric, self.pairs.task) is not None and stack.summary_runs(like):
+            return 0
+        return 7 if metric.needs_reference else 4
 
     @abstractmethod
     def flights(self, run: PairRun, rows: Int[Tensor, " prompt"]) -> Flights:
@@ -120,7 +136,8 @@ class BlockSweep(ABC):
         device = self.stack.model.device
         left = chunks.rows[::-1]
         inbox = _Inbox(plan, scores, AHEAD if device.type == "cuda" else 0, lambda n: bar.update(share * n))
-        with open_graphs(device, chunks.room_of_graphs) as graphs:
+        room = chunks.room_of_graphs if chunks.room_of_graphs and flights.is_recordable else 0
+        with open_graphs(device, room) as graphs:
             flights.graphs = graphs
             while left:
                 rows = left.pop()

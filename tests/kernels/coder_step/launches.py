@@ -16,13 +16,16 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 def launches() -> dict[str, Callable[[], object]]:
-    """Functions that launch, by name; each dtype once."""
-    found: dict[str, Callable[[], object]] = {}
+    """Functions that launch, by name; each dtype once, but for choices, which take numbers as 16 or 32 bits."""
+    found: dict[str, Callable[[], object]] = {
+        "top bfloat16": partial(_top, torch.bfloat16, (K,)),
+        "top float32": partial(_top, torch.float32, (512,)),
+        "top of all bfloat16": partial(_top_of_all, torch.bfloat16, (ROWS * K, ROWS * D_SAE // 4)),
+        "top of all float32": partial(_top_of_all, torch.float32, (ROWS * K,)),
+    }
     for dtype in DTYPES:
         name = str(dtype).removeprefix("torch.")
         found |= {
-            f"top {name}": partial(_top, dtype),
-            f"top of all {name}": partial(_top_of_all, dtype),
             f"above {name}": partial(_above, dtype),
             f"sums {name}": partial(_sums, dtype),
             f"jump {name}": partial(_jump, dtype),
@@ -30,17 +33,17 @@ def launches() -> dict[str, Callable[[], object]]:
     return found
 
 
-def _top(dtype: torch.dtype) -> None:
+def _top(dtype: torch.dtype, counts: tuple[int, ...]) -> None:
     scores = torch.zeros(ROWS, D_SAE, dtype=dtype)
-    for k in (1, K, 512):
+    for k in counts:
         coder_step.select_top(scores, k)
     coder_step.select_top(scores[:, :4096].contiguous(), K)
     coder_step.select_top(scores, D // 2, torch.ones(D_SAE, dtype=torch.bool))
 
 
-def _top_of_all(dtype: torch.dtype) -> None:
+def _top_of_all(dtype: torch.dtype, counts: tuple[int, ...]) -> None:
     scores = torch.zeros(ROWS, D_SAE, dtype=dtype)
-    for n in (ROWS * K, ROWS * 512, ROWS * D_SAE // 4):
+    for n in counts:
         coder_step.select_top_of_all(scores, n)
 
 

@@ -13,10 +13,15 @@ from interp.errors import KernelError
 from interp.kernels import coder_step, use_kernels
 from interp.kernels.coder_step import SparseLatents
 from interp.kernels.coder_step.top import plan
+from interp.kernels.coder_step.top_of_all.plan import plan_groups as plan_batch_groups
 
 pytestmark = pytest.mark.triton
 
-DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+NUMBERS = [
+    *((dtype, kind) for dtype in (torch.float32, torch.bfloat16) for kind in ("usual", "ties", "odd")),
+    (torch.float16, "odd"),
+]
+"""Dtypes, which 16 bits share but for their infinity, and kinds of numbers."""
 TOP = [(1, 1, 1), (3, 1, 1), (2, 7, 7), (3, 33, 4), (2, 300, 1), (2, 4099, 5), (1, 9000, 300), (1, 5000, 0)]
 
 
@@ -39,14 +44,11 @@ def _first_of_equals(scores: Tensor, k: int) -> Tensor:
     return wide.sort(descending=True, stable=True).indices[:k].sort().values
 
 
-@pytest.mark.parametrize("kind", ["usual", "ties", "odd"])
 @pytest.mark.parametrize(("rows", "columns", "k"), TOP)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("dtype", "kind"), NUMBERS)
 def test_the_largest_of_each_row(
     rows: int, columns: int, k: int, dtype: torch.dtype, kind: str, device: torch.device
 ) -> None:
-    if dtype == torch.float16 and kind == "usual":
-        pytest.skip("another 16-bit dtype has it")
     scores = _draw(rows, columns, dtype, device, kind)
     with use_kernels("triton"):
         values, places = coder_step.select_top(scores, k)
@@ -168,5 +170,7 @@ def test_plans_hold_what_they_promise() -> None:
             if group is not None and group > 1:
                 assert -(-d_sae // group) >= k
                 assert max(d_sae // group, k * group) <= plan.LARGEST_TILE
+    assert plan_batch_groups(2**31, 2**30) is None and plan_batch_groups(2**31 - 1, 2**30) == 1
+    assert plan_batch_groups(2**31, 2**19) == 64 and plan_batch_groups(2**36, 2**26) is None
     usual = [(d_sae, k) for d_sae in (16384, 32768, 131072) for k in (1, 64, 512, 1152)]
     assert None not in [plan.plan_groups(d_sae, k) for d_sae, k in usual]

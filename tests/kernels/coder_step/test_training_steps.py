@@ -20,7 +20,7 @@ from interp.kernels import use_kernels
 
 pytestmark = pytest.mark.triton
 
-ROWS, D, D_SAE, K = 5, 6, 24, 3
+ROWS, D, D_SAE, K = 4, 5, 16, 3
 KINDS: dict[str, dict[str, Any]] = {
     "topk": {"k": K},
     "topk, multi": {"architecture": "topk", "k": K, "multi_k": True},

@@ -21,7 +21,7 @@ def launches() -> dict[str, Callable[[], object]]:
         found[f"updates of {dtype}"] = _updates(2048, dtype)
     found["position"] = _start("position", "rmsnorm", 4096, torch.bfloat16)
     found["neuron"] = _start("neuron", "plus one", 768, torch.float32)
-    found["difference"] = _start("difference", "layernorm", 16384, torch.float32)
+    found["difference"] = _start("difference", "layernorm", 8192, torch.float32)
     return found
 
 

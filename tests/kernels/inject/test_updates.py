@@ -122,14 +122,17 @@ def test_torch_knows_the_operations(device: torch.device) -> None:
                 torch.library.opcheck(operation, arguments, test_utils=checks)
 
 
+# on finding Triton once a process
+@pytest.mark.filterwarnings("ignore:.*lru_cache:UserWarning")
 def test_compiled_code_is_the_same(device: torch.device) -> None:
     base, new = leaf(2, 5, 12, device=device), leaf(2, 5, 3, 6, device=device)
     directions, gain = leaf(3, 6, 12, device=device), leaf(12, device=device)
     prompts, part = torch.tensor([0, 1, 1], device=device), torch.tensor([2, 0, 2], device=device)
 
-    def run(base: Tensor, new: Tensor, directions: Tensor, gain: Tensor) -> Tensor:
-        norm = Norm("rmsnorm", 1e-6, gain)
-        resid, normed = start_rows(base, prompts, slice(1, 4), DirectionPatch(new, directions, part), norm)
+    patch, norm = DirectionPatch(new, directions, part), Norm("rmsnorm", 1e-6, gain)
+
+    def run(base: Tensor, patch: DirectionPatch, norm: Norm) -> Tensor:
+        resid, normed = start_rows(base, prompts, slice(1, 4), patch, norm)
         assert normed is not None
         after, again = add_updates(resid, [normed], norm)
         assert again is not None
@@ -137,8 +140,8 @@ def test_compiled_code_is_the_same(device: torch.device) -> None:
 
     leaves = (base, new, directions, gain)
     with use_kernels("triton"):
-        eager = run(*leaves)
-        compiled = torch.compile(run, fullgraph=True, backend="aot_eager")(*leaves)
+        eager = run(base, patch, norm)
+        compiled = torch.compile(run, fullgraph=True, backend="aot_eager")(base, patch, norm)
         found, truth = (torch.autograd.grad(value, leaves) for value in (compiled, eager))
     assert torch.equal(compiled, eager)
     for a, b in zip(found, truth, strict=True):
@@ -155,14 +158,12 @@ def test_what_does_not_fit_is_refused(device: torch.device) -> None:
         start_rows(base, prompts, slice(None, 3))
     with pytest.raises(KernelError, match="columns of 2 rows for 3 rows"):
         start_rows(base, prompts, torch.zeros(2, 4, dtype=torch.long, device=device))
-    with pytest.raises(
-        KernelError, match=r"table 'old' has \(2, 4\) prompts and columns; the base run has \(2, 5\)"
-    ):
-        start_rows(base, prompts, slice(0, 3), PositionPatch(base, base[:, 1:]))
+    with pytest.raises(KernelError, match=r"table 'new' has \(2, 4\) prompts and .* run has \(2, 5\)"):
+        start_rows(base, prompts, slice(0, 3), PositionPatch(base[:, 1:]))
     with pytest.raises(KernelError, match=r"patched places of shape \(3, 2\) for 3 rows of 3"):
         where = torch.ones(3, 2, dtype=torch.bool, device=device)
         start_rows(base, prompts, slice(0, 3), PositionPatch(base, None, where))
-    for odd in (directions[:2], directions[:, :5], directions[..., :11]):
+    for odd in (directions[:2], directions[..., :11]):
         with pytest.raises(KernelError, match=r"directions are \[1 or part, rank, d_model\]"):
             start_rows(base, prompts, slice(0, 3), DirectionPatch(new, odd, part))
     with pytest.raises(KernelError, match="norm over 11 entries does not fit streams of 12"):

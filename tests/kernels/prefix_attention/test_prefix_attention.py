@@ -164,6 +164,7 @@ def test_equal_bits_and_one_plan_for_many_layers(device: torch.device) -> None:
         assert all(torch.equal(first, other) for other in others)
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 @pytest.mark.parametrize("place", ["q", "k", "v", "prefix_k", "prefix_v"])
 def test_what_is_not_finite_stays_with_who_sees_it(place: str, device: torch.device) -> None:
     """Rows share blocks, keys and prompts; a diverged one must not take others with it."""
@@ -189,6 +190,7 @@ def test_what_is_not_finite_stays_with_who_sees_it(place: str, device: torch.dev
     assert dq[~sees].isfinite().all()
 
 
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 def test_a_gradient_that_is_not_finite_stays_with_its_row(device: torch.device) -> None:
     rows = draw_rows([([0, 1, 0], 4)], 7, None, device)
     given = draw_heads(rows, 2, 1, 1)
@@ -230,7 +232,9 @@ def test_compiled(device: torch.device) -> None:
     def run(q: Tensor, k: Tensor, v: Tensor, prefix_k: Tensor, prefix_v: Tensor) -> Tensor:
         return attend_prefix(q, k, v, prefix_k, prefix_v, rows, 0.5, 2.0, 3).square()
 
-    with use_kernels("triton"):
+    with use_kernels("triton"), warnings.catch_warnings():
+        # the compiler says of every cached function that it looks through it
+        warnings.simplefilter("ignore")
         eager = run(**given)
         compiled = torch.compile(run, fullgraph=True, backend="aot_eager")(**given)
         ours, theirs = (torch.autograd.grad(z.sum(), list(given.values())) for z in (compiled, eager))
@@ -264,7 +268,7 @@ def test_what_does_not_fit_is_said(changed: dict[str, Any], message: str) -> Non
 
 def test_heads_that_no_kernel_covers() -> None:
     rows = draw_rows([([0], 1)], 2)
-    for sizes, message in (((1, 1, 257), "d_head is 257"), ((65, 1, 2), "65 query heads share a key head")):
+    for sizes, message in (((1, 1, 257), "d_head is 257"), ((17, 1, 2), "17 query heads share a key head")):
         given = draw_heads(rows, 1, *sizes)
         with use_kernels("triton"), pytest.raises(KernelError, match=message):
             attend_prefix(**given, rows=rows, scale=1.0)
@@ -274,16 +278,13 @@ def test_heads_that_no_kernel_covers() -> None:
 
 
 def test_every_shape_has_blocks_that_hold_its_heads() -> None:
+    from interp.kernels.prefix_attention.dispatch import MOST_HEADS_OF_ONE_KEY
     from interp.kernels.prefix_attention.gradients.triton import make_configs as make_backward
     from interp.kernels.prefix_attention.triton import make_configs
 
     for block_d in (16, 32, 64, 128, 256):
-        for dtype in (torch.bfloat16, torch.float32):
-            for group in (1, 3, 8, 17, 33, 64):
-                for configs in (
-                    make_configs(block_d, dtype, group, True),
-                    make_configs(block_d, dtype, group, False),
-                    make_backward(block_d, dtype, group),
-                ):
-                    assert configs
-                    assert all(config.kwargs["BLOCK_M"] >= group for config in configs)
+        for dtype in (torch.bfloat16, torch.float16, torch.float32):
+            kinds = [make_configs(block_d, dtype, many) for many in (True, False)]
+            for configs in (*kinds, make_backward(block_d, dtype)):
+                assert 1 <= len(configs) <= 6
+                assert all(config.kwargs["BLOCK_M"] >= MOST_HEADS_OF_ONE_KEY for config in configs)

@@ -26,7 +26,19 @@ def launches() -> dict[str, Callable[[], object]]:
         found[f"vocabulary {name}"] = partial(_summarise, dtype, compared=False)
         found[f"vocabulary with reference {name}"] = partial(_summarise, dtype, compared=True)
         found[f"vocabulary backward {name}"] = partial(_slopes, dtype)
+    found["one row, one token"] = _one
     return found
+
+
+def _one() -> None:
+    """Arguments that are 1, which Triton makes constants."""
+    resid, W_U, only = torch.ones(1, 1, 64), torch.ones(64, 100), torch.zeros(1, dtype=torch.long)
+    row, reference = torch.ones(1), torch.ones(1, 1, 100)
+    read_tokens(resid, W_U, only[None], only)
+    summarise_vocabulary(resid, W_U, only[None], only, reference=reference, others=True, argmax=True)
+    scan_backward_op(resid[0], W_U, None, None, 1, reference[0], row, row, 0.0, row, row, False)
+    grad = torch.ones(1, 1, 1)
+    read_tokens_backward_op(grad, resid, W_U, only[None], only, None, 0, 0.0, None, None, 0.0, True)
 
 
 def _read(dtype: torch.dtype, backward: bool) -> None:

@@ -207,10 +207,10 @@ def test_operator_rules(device: torch.device) -> None:
     bare = (*arguments[:4], None, 0, 0.0, None, None, 2.0, True)
     torch.library.opcheck(read_tokens_op, bare, test_utils=checks)
     grad = torch.ones(5, 1, 2, device=device)
-    for given in (arguments, bare):
-        given = tuple(part.detach() if isinstance(part, Tensor) else part for part in given[:-1])
+    for forward in (arguments, bare):
+        parts = tuple(part.detach() if isinstance(part, Tensor) else part for part in forward[:-1])
         for to_weights in (True, False):
-            torch.library.opcheck(read_tokens_backward_op, (grad, *given, to_weights), test_utils=checks)
+            torch.library.opcheck(read_tokens_backward_op, (grad, *parts, to_weights), test_utils=checks)
 
 
 @pytest.mark.filterwarnings("ignore:.*lru_cache:UserWarning")

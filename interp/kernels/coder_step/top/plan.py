@@ -17,7 +17,7 @@ def plan_groups(d_sae: int, k: int) -> int | None:
     if _power(d_sae) <= DIRECT:
         return 1
     sizes: dict[int, int] = {}
-    for group in (64, 32, 16, 8):
+    for group in (64, 32, 16):
         n_groups = -(-d_sae // group)
         maxima, members = _power(n_groups), _power(k) * group
         if n_groups >= k and max(maxima, members) <= LARGEST_TILE:

@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from interp.kernels.coder_step.top.triton import find_maxima
+from interp.kernels.coder_step.top_of_all.plan import plan_groups
 from interp.kernels.coder_step.triton import BITS, INFINITE, INTEGERS, order_keys, rank_chosen
 
 TILE = 4096
@@ -48,19 +49,19 @@ def _load_keys(
     ARE_KEYS: tl.constexpr,
     IN_GROUPS: tl.constexpr,
 ):
-    """Keys [line, lane] of a tile, their places, and whether they are there."""
+    """Keys [line, lane] of a tile, the place at which each line begins, and whether they are there."""
     LEAST: tl.constexpr = -(1 << (BITS - 1))
     LINES: tl.constexpr = TILE // LANES
     line = tl.arange(0, LINES).to(tl.int64) + tile * LINES
-    there = line < tl.cdiv(n_items, LANES)
     if IN_GROUPS:
-        there = line < n_members
-        line = tl.load(groups + line, mask=there, other=0)
-    place = line[:, None] * LANES + tl.arange(0, LANES)[None, :]
-    there = there[:, None] & (place < n_items)
-    bits = tl.load(source + place, mask=there, other=0)
+        line = tl.load(groups + line, mask=line < n_members, other=n_items)
+    begin = line * LANES
+    left = tl.minimum(n_items - begin, LANES).to(tl.int32)
+    lane = tl.arange(0, LANES)[None, :]
+    there = lane < left[:, None]
+    bits = tl.load((source + begin)[:, None] + lane, mask=there, other=0)
     keys = bits.to(tl.int32) if ARE_KEYS else order_keys(bits, INFINITE, BITS)
-    return tl.where(there, keys, LEAST), place, there
+    return tl.where(there, keys, LEAST), begin, there
 
 
 @triton.jit
@@ -85,7 +86,7 @@ def _count_digits(
     prefix, _left = _descend(digits, wanted, PASS)
     counts = tl.zeros([256], tl.int32)
     for tile in range(tl.program_id(0), n_tiles, tl.num_programs(0)):
-        keys, _place, there = _load_keys(
+        keys, _begin, there = _load_keys(
             source, groups, tile, n_items, n_members, TILE, LANES, BITS, INFINITE, ARE_KEYS, IN_GROUPS
         )
         if PASS == 0:
@@ -118,7 +119,7 @@ def _count_chosen(
     """How many keys of each tile are above the threshold, and how many equal it."""
     threshold, _ties = _descend(digits, wanted, BITS // 8)
     tile = tl.program_id(0)
-    keys, _place, there = _load_keys(
+    keys, _begin, there = _load_keys(
         source, groups, tile, n_items, n_members, TILE, LANES, BITS, INFINITE, ARE_KEYS, IN_GROUPS
     )
     tl.store(counts + tile, tl.sum((there & (keys > threshold)).to(tl.int32)))
@@ -148,14 +149,18 @@ def _write_chosen(
     tile = tl.program_id(0)
     before = tl.maximum(tile - 1, 0)
     above = tl.where(tile > 0, tl.load(counted + before), 0)
-    equal = tl.where(tile > 0, tl.load(counted + n_tiles + before), 0)
-    from_here = tl.load(counted + tile) - above
+    all_equal = tl.where(tile > 0, tl.load(counted + n_tiles + before), 0)
+    has_above = tl.load(counted + tile) > above
+    # of many equal keys, a matrix of zeros, only the first count
+    equal = tl.minimum(all_equal, ties).to(tl.int32)
+    has_equal = (tl.load(counted + n_tiles + tile) > all_equal) & (all_equal < ties)
     # most tiles of a sparse choice hold none of it
-    if from_here + tl.load(counted + n_tiles + tile) - equal > 0:
-        keys, place, there = _load_keys(
+    if has_above | has_equal:
+        keys, begin, there = _load_keys(
             source, groups, tile, n_items, n_members, TILE, LANES, BITS, INFINITE, ARE_KEYS, IN_GROUPS
         )
-        chosen, position = rank_chosen(keys, threshold, above, equal, ties.to(tl.int64))
+        chosen, position = rank_chosen(keys, threshold, above.to(tl.int32), equal, ties)
+        place = begin[:, None] + tl.arange(0, LANES)[None, :]
         tl.store(places + position, place, mask=chosen & there)
 
 
@@ -178,7 +183,7 @@ def _choose(source: Tensor, n: int, form: dict[str, int], groups: Tensor | None,
     counted = counts.cumsum(1)
     places = torch.empty(n, dtype=torch.long, device=source.device)
     _write_chosen[(n_tiles,)](
-        source, groups, digits, counted, places, n_items, n_members, n_tiles, n, **options, num_warps=8
+        source, groups, digits, counted, places, n_items, n_members, n_tiles, n, **options, num_warps=16
     )
     return places
 
@@ -192,12 +197,8 @@ def choose_top_of_all(scores: Tensor, n: int) -> Tensor:
     form = {"BITS": bits, "INFINITE": INFINITE[scores.dtype]}
     source = flat.view(INTEGERS[bits])[0]
     group = plan_groups(flat.numel(), n)
+    assert group is not None
     if group == 1:
         return _choose(source, n, form | {"ARE_KEYS": False}, None, LANES)
     groups = _choose(find_maxima(flat, group)[0], n, form | {"ARE_KEYS": True}, None, LANES)
     return _choose(source, n, form | {"ARE_KEYS": False}, groups, group)
-
-
-def plan_groups(size: int, n: int) -> int:
-    """Entries to a group, 1 where so many are chosen that maxima spare nothing."""
-    return next((group for group in (64, 16) if 4 * n <= size // group), 1)

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from interp.kernels.inject.triton import take_statistics, whole_rows
+from interp.kernels.inject.triton import size_of, take_statistics, whole_rows
 from interp.kernels.pieces import dot, needs_widening, tuned
 
 
@@ -15,7 +15,7 @@ from interp.kernels.pieces import dot, needs_widening, tuned
 def _norm_backward(
     stream, at_normed, at_stream, gain, out, means, rates, n_tokens, d_model, eps,
     RESID: tl.constexpr, NORM: tl.constexpr, GAIN: tl.constexpr, KEEP: tl.constexpr,
-    BLOCK: tl.constexpr, TOKENS: tl.constexpr,
+    BLOCK: tl.constexpr, SIZE: tl.constexpr, TOKENS: tl.constexpr,
 ):  # fmt: skip
     token = tl.program_id(0).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
     at = tl.arange(0, BLOCK)
@@ -97,20 +97,20 @@ def _sum_by_key(
 
 @tuned(
     [
-        triton.Config({"TOKENS": 16, "TILE": 32, "RANKS": 32}, num_warps=4, num_stages=3),
+        triton.Config({"TOKENS": 16, "TILE": 32, "RANKS": 16}, num_warps=4, num_stages=3),
         # many tokens of a part
-        triton.Config({"TOKENS": 64, "TILE": 64, "RANKS": 32}, num_warps=8, num_stages=3),
+        triton.Config({"TOKENS": 64, "TILE": 32, "RANKS": 32}, num_warps=8, num_stages=3),
     ],
-    key=["d_model", "rank"],
+    key=["d_model", "rank", "SIZE"],
 )
 @triton.jit
 def _coefficients_backward(
     gradient, where, part, order, directions, out, n_tokens, n_columns, d_model, rank,
     direction_n, direction_rank, direction_d,
     WHERE: tl.constexpr, SHARED: tl.constexpr, WIDEN: tl.constexpr,
-    RANKS: tl.constexpr, TOKENS: tl.constexpr, TILE: tl.constexpr,
+    SIZE: tl.constexpr, RANKS: tl.constexpr, TOKENS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    turn = tl.program_id(0).to(tl.int64) * TOKENS + tl.arange(0, TOKENS)
+    turn = tl.program_id(0) * TOKENS + tl.arange(0, TOKENS)
     here = turn < n_tokens
     row = tl.load(order + turn // n_columns, mask=here, other=0).to(tl.int64)
     token = row * n_columns + turn % n_columns
@@ -146,21 +146,23 @@ def _coefficients_backward(
 @tuned(
     [
         triton.Config({"TOKENS": 32, "TILE": 64, "RANKS": 32}, num_warps=4, num_stages=2),
-        triton.Config({"TOKENS": 64, "TILE": 64, "RANKS": 64}, num_warps=4, num_stages=2),  # long sums
+        triton.Config({"TOKENS": 64, "TILE": 64, "RANKS": 32}, num_warps=4, num_stages=2),  # long sums
     ],
-    key=["d_model", "rank"],
+    key=["d_model", "rank", "SIZE"],
 )
 @triton.jit
 def _directions_backward(
     gradient, amounts, order, ends, out, n, n_columns, d_model, rank, n_splits,
-    WIDEN: tl.constexpr, RANKS: tl.constexpr, TOKENS: tl.constexpr, TILE: tl.constexpr,
+    WIDEN: tl.constexpr, SIZE: tl.constexpr,
+    RANKS: tl.constexpr, TOKENS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    which = tl.program_id(0).to(tl.int64) // n_splits
-    split = tl.program_id(0).to(tl.int64) % n_splits
+    which = (tl.program_id(0) // n_splits).to(tl.int64)
+    split = tl.program_id(0) % n_splits
     at = tl.program_id(1) * TILE + tl.arange(0, TILE)
     ranks = tl.program_id(2) * RANKS + tl.arange(0, RANKS)
-    first = tl.load(ends + which).to(tl.int64) * n_columns
-    last = tl.load(ends + which + 1).to(tl.int64) * n_columns
+    # counted in 32 bits, for 64 are divided slowly
+    first = tl.load(ends + which).to(tl.int32) * n_columns
+    last = tl.load(ends + which + 1).to(tl.int32) * n_columns
     each = tl.cdiv(tl.cdiv(last - first, n_splits), TOKENS) * TOKENS
     first += split * each
     last = tl.minimum(last, first + each)
@@ -176,7 +178,7 @@ def _directions_backward(
         g = tl.load(from_gradient, mask=here[:, None] & (at < d_model)[None], other=0.0)
         found = dot(amount, g, found, WIDEN)
         first += TOKENS
-    to = out + ((split * n + which) * rank + ranks)[:, None] * d_model + at[None]
+    to = out + ((split.to(tl.int64) * n + which) * rank + ranks)[:, None] * d_model + at[None]
     tl.store(to, found, mask=(ranks < rank)[:, None] & (at < d_model)[None])
 
 
@@ -216,6 +218,7 @@ def launch_norm_backward(
         GAIN=gain is not None,
         KEEP=wants_gain,
         BLOCK=block,
+        SIZE=size_of(n_tokens),
     )
     if not wants_gain:
         return out, stream.new_empty(0), stream.new_empty(0)
@@ -292,6 +295,7 @@ def launch_coefficients_backward(
         WHERE=where is not None,
         SHARED=shared,
         WIDEN=needs_widening(gradient.dtype),
+        SIZE=size_of(n_tokens),
     )
     return out
 
@@ -327,5 +331,6 @@ def launch_directions_backward(gradient: Tensor, amounts: Tensor, part: Tensor, 
         rank,
         n_splits,
         WIDEN=needs_widening(gradient.dtype),
+        SIZE=size_of(n_rows * n_columns),
     )
     return out.sum(0).to(gradient.dtype)

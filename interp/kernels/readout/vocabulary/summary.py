@@ -62,9 +62,10 @@ def _compare(logits: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
     """The largest logit of tokens not asked for, and how many of them are above every one that is."""
     given = asked >= 0
     best = logits.gather(2, asked.clamp(min=0)).masked_fill(~given, -torch.inf)
-    best = torch.cat([best, torch.full_like(best[..., :1], -torch.inf)], dim=2).amax(-1)
-    # a column more takes what is no token
-    rest = torch.cat([logits, torch.full_like(logits[..., :1], -torch.inf)], dim=2)
+    # a column more: the best of no tokens, and where the rest drops what is no token
+    column = torch.full_like(logits[..., :1], -torch.inf)
+    best = torch.cat([best, column], dim=2).amax(-1)
+    rest = torch.cat([logits, column], dim=2)
     rest = rest.scatter(2, torch.where(given, asked, logits.shape[2]), -torch.inf)
     largest = rest.amax(-1).masked_fill(logits.isnan().any(-1), torch.nan)
     return largest, (rest > best[..., None]).sum(-1)

@@ -210,7 +210,7 @@ def _join(
     v = tl.zeros([BLOCK], tl.float32)
     w = tl.zeros([BLOCK], tl.float32)
     for part in range(n_chunks):
-        own = part * n.to(tl.int64) + rows
+        own = tl.cast(part, tl.int64) * n + rows
         m_part = tl.load(most + own, mask=there, other=0.0)
         s_part = tl.load(total + own, mask=there, other=1.0)
         if place is not None:
