@@ -27,7 +27,7 @@ from triton.compiler import ASTSource
 from triton.runtime.autotuner import Autotuner, Heuristics
 from triton.runtime.jit import JITFunction
 
-from interp.kernels import backend
+from interp.kernels import backend, pieces
 
 _TYPES = {
     torch.float16: "*fp16",
@@ -105,6 +105,7 @@ def compiling_for(capability: int = 90, every_config: bool = True) -> Iterator[l
             kwargs[name] = heuristic({**dict(zip(self.arg_names, args, strict=False)), **kwargs})
         self.fn.run(*args, **kwargs)
 
+    assert not pieces.INTERPRETED, "start Python without TRITON_INTERPRET to compile kernels"
     before = JITFunction.run, Autotuner.run, Heuristics.run, backend.is_interpreted
     JITFunction.run, Autotuner.run, Heuristics.run = run, tune, decide
     backend.is_interpreted = lambda: True

@@ -16,6 +16,7 @@ from interp.bench.gpu import GpuPlan, run_gpu
 from interp.bench.gpu_report import GpuRow, headline, report_gpu
 from interp.bench.report import Report
 from interp.errors import BenchError
+from interp.kernels import backend
 from interp.models.threads import hold_threads
 
 CPU = torch.device("cpu")
@@ -121,6 +122,17 @@ def test_times_of_some_are_scaled_up_to_all(monkeypatch):
     # three sites of two seconds each are more than five
     kind = next(name for _, name in seconds if name.endswith("autograd on"))
     assert seconds["resid_pre", kind] == (64.0, 3, 32.0) and seconds["resid_pre", "interp"][0] == 2.0
+
+
+def test_variants_run_what_they_say():
+    x, seen = torch.ones(1), {}
+    for name, enter in gpu_pieces.GpuPieces(DRY, CPU, print).variants.items():
+        with enter(), pytest.MonkeyPatch.context() as patch:
+            # a kernel that was asked for says why it does not run on a CPU
+            patch.setattr(backend, "_say_once", lambda *_: seen.update({name: "kernel"}))  # noqa: B023
+            seen[name] = "reference"
+            assert not backend.kernel_runs("anything", [x])
+    assert seen["interp"] == "kernel" and seen["interp, no kernels"] == "reference"
 
 
 def test_what_the_minutes_leave_is_said():

@@ -145,10 +145,12 @@ def test_inputs_are_drawn_where_they_are_used_or_on_the_cpu():
     assert len(drawn) == 2 and torch.equal(found, like)
 
     def make_too_much(device: torch.device, generator: torch.Generator) -> dict[str, Tensor]:
+        drawn.append(device)
         raise torch.OutOfMemoryError
 
     with pytest.raises(torch.OutOfMemoryError):
         draw_inputs(make_case(make=make_too_much), CPU, 5)
+    assert len(drawn) == 3
 
 
 @pytest.mark.cuda

@@ -251,3 +251,25 @@ def test_on_a_gpu(name: str) -> None:
     assert there.provenance.backend == "wavefront"
     for site in here:
         torch.testing.assert_close(there[site].raw.cpu(), here[site].raw, atol=1e-3, rtol=1e-3)
+
+
+def test_a_norm_made_along_holds_for_its_stream_only() -> None:
+    draw = torch.Generator().manual_seed(0)
+    first, second, norm, other = torch.randn(4, 2, 3, 5, generator=draw)
+    rows = torch.tensor([0, 1])
+    wave = Wave(0, 2, 5, rows[:0], first[:0])
+    assert wave.normed is None
+    wave.append(rows, first, norm)
+    assert torch.equal(wave.resid, first) and wave.normed is not None and torch.equal(wave.normed, norm)
+    wave.append(rows, second, other)
+    assert wave.normed is not None and torch.equal(wave.normed, torch.cat([norm, other]))
+    made = wave.normed
+    wave.append(rows, second)
+    assert wave.normed is None and wave.n_rows == 6
+    # rows without one among those before
+    wave.append(rows, second, other)
+    assert wave.normed is None
+    wave.carry(wave.resid[:4], made)
+    assert wave.normed is made
+    wave.resid = wave.resid.clone()
+    assert wave.normed is None

@@ -94,8 +94,14 @@ def _absorb(s, v, top, total, acc, WIDEN: tl.constexpr):
 
 
 @triton.jit
-def _absorb_some(s, v, seen, blind, top, total, acc, PADDED: tl.constexpr, WIDEN: tl.constexpr):
+def _absorb_some(
+    q, K, V, k_at, v_at, there, seen, blind, scale, soft_cap, top, total, acc,
+    WIDTH: tl.constexpr, BLOCK_D: tl.constexpr, CAPPED: tl.constexpr, PADDED: tl.constexpr, WIDEN: tl.constexpr,
+):  # fmt: skip
     """The same of a tile of which each query sees a part."""
+    k = load_tile(K, k_at, there, WIDTH, BLOCK_D)
+    v = load_tile(V, v_at, there, WIDTH, BLOCK_D)
+    s, _ = score(q, k, scale, soft_cap, CAPPED, WIDEN)
     if PADDED:
         s = tl.where(blind[:, None], 0.0, s)
     s = tl.where(is_bad(v)[None, :], float("nan"), s)
@@ -148,28 +154,28 @@ def _forward(
             tile = tl.where(partial < whole_from, partial, partial + whole_to - whole_from)
             column = begin + tile * BLOCK_N + n
             there = column < end
-            k = load_tile(keys, column.to(tl.int64) * pk_pos, there, WIDTH, BLOCK_D)
-            v = load_tile(values, column.to(tl.int64) * pv_pos, there, WIDTH, BLOCK_D)
             seen = (column[None, :] >= prefix_from[:, None]) & (column[None, :] < prefix_to[:, None])
             seen = seen & mine[:, None]
             if PADDED:
                 real = tl.load(REAL + one.to(tl.int64) * real_prompt + column, there, 0) != 0
                 seen = seen & (real[None, :] | blind[:, None])
-            s, _ = score(q, k, scale, soft_cap, CAPPED, WIDEN)
-            top, total, acc = _absorb_some(s, v, seen, blind, top, total, acc, PADDED, WIDEN)
+            top, total, acc = _absorb_some(
+                q, keys, values, column.to(tl.int64) * pk_pos, column.to(tl.int64) * pv_pos, there, seen, blind,
+                scale, soft_cap, top, total, acc, WIDTH, BLOCK_D, CAPPED, PADDED, WIDEN,
+            )  # fmt: skip
     begin, end = tl.min(own_from), tl.max(own_to)
     for at_key in range(begin, end, BLOCK_N):
         key = at_key + n
         there = key < end
         own = tl.load(KEYS + key, there, 0).to(tl.int64)
-        k = load_tile(K, own * k_token + kv * k_head, there, WIDTH, BLOCK_D)
-        v = load_tile(V, own * v_token + kv * v_head, there, WIDTH, BLOCK_D)
         seen = (key[None, :] >= own_from[:, None]) & (key[None, :] < own_to[:, None])
         if PADDED:
             real = tl.load(KEYS + n_keys + key, there, 0) != 0
             seen = seen & (real[None, :] | blind[:, None])
-        s, _ = score(q, k, scale, soft_cap, CAPPED, WIDEN)
-        top, total, acc = _absorb_some(s, v, seen, blind, top, total, acc, PADDED, WIDEN)
+        top, total, acc = _absorb_some(
+            q, K, V, own * k_token + kv * k_head, own * v_token + kv * v_head, there, seen, blind,
+            scale, soft_cap, top, total, acc, WIDTH, BLOCK_D, CAPPED, PADDED, WIDEN,
+        )  # fmt: skip
     # read again: in registers it would have stood there all the while
     token = tl.load(QUERIES + at, live, 0).to(tl.int64)
     # a query that sees no key at all is not live

@@ -9,9 +9,6 @@ from torch import Tensor
 
 from interp.kernels.pieces import tanh, tuned
 
-WIDEST = 16384
-"""Entries of a row that a program of a norm can hold."""
-
 FORMS = {
     "gelu": "erf",
     "gelu_new": "cubic",

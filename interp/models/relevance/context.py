@@ -130,7 +130,7 @@ class _Installed:
         """Raise :class:`RuleError` where a module does something else than its place in the model says."""
         gaps, self.gaps = self.gaps, []
         # of a whole forward at once: a device is waited for one time only
-        sizes = torch.stack([gap for _, _, gap in gaps]).tolist() if gaps else []
+        sizes = torch.stack([gap.to(gaps[0][2].device) for _, _, gap in gaps]).tolist() if gaps else []
         for (operation, dtype, _), (size, difference) in zip(gaps, sizes, strict=True):
             if difference > size * (1e-3 if dtype in (torch.float32, torch.float64) else 0.05) + 1e-6:
                 raise RuleError(

@@ -40,6 +40,8 @@ class Sizes:
     where a kernel reads it and stores no logits."""
     born: int = 0
     """Numbers that a token of a row takes while the row is made, beside a few residual streams."""
+    carried: int = 0
+    """Of these, what stands beside the stream of every row: its reader's own input."""
     recorded: int = 0
     """Numbers that are held for a token as long as its row flies."""
     watched: int = 0
@@ -56,13 +58,18 @@ class Sizes:
         return self.stack.model.dtype.itemsize
 
     def row(self, start: np.ndarray | int) -> np.ndarray | int:
-        """One row that begins at a column, if it flew alone through every phase at once."""
+        """What one row that begins at a column weighs: roughly what it takes if all phases came at once.
+
+        Blocks of prompts, and chunks on a CPU, are cut by this; :meth:`flight` is what rows really take.
+        """
         t, n = self.traits, self.n_columns
         tokens = n - start
-        stream = 8 * t.d_model + self.recorded + self.born + 8 * (t.n_heads + t.n_kv_heads) * t.d_head
+        stream = 8 * t.d_model + self.recorded + self.carried + 8 * (t.n_heads + t.n_kv_heads) * t.d_head
         # one head's keys and values are copied where a row begins with one of them changed
         seen = 4 * t.d_head * n
-        return (tokens * (stream + 5 * t.n_heads * n) + seen) * self.itemsize + tokens * 24 + self.readout
+        wide = max(4, self.itemsize)
+        readout = self.n_read * (self.n_logits * (2 * wide + self.itemsize) + t.d_model * 3 * wide)
+        return (tokens * (stream + 5 * t.n_heads * n) + seen) * self.itemsize + tokens * 24 + readout
 
     def flight(self, start: np.ndarray, entry: np.ndarray) -> int:
         """Most bytes at once of rows that fly together, by first column and by where each enters.
@@ -70,15 +77,20 @@ class Sizes:
         Rows in flight grow layer by layer, so the last layer in which all columns go on is the widest; after it only
         those that are read do. What attention makes of rows of one first column is gone before the next.
         """
+        return self._flight(start, entry, self.hidden)
+
+    def _flight(self, start: np.ndarray, entry: np.ndarray, hidden: int) -> int:
+        """:meth:`flight` with MLPs whose hidden layer takes no more than ``hidden`` bytes."""
         last = 2 * (self.traits.n_layers - 1)
         tokens = (self.n_columns - start).astype(np.float64)
+        hidden = min(hidden, int(tokens.sum()) * self._hidden_of_token)
         few = np.minimum(tokens, self.n_read)
         phases = [
             self._attention(tokens, tokens, start, entry <= last - 2),
             self._attention(tokens, few, start, entry <= last),
-            self._mlp(tokens, entry <= last - 1),
-            self._mlp(few, entry <= last + 1),
-            self._births(tokens, start, entry),
+            self._mlp(tokens, entry <= last - 1) + hidden,
+            self._mlp(few, entry <= last + 1) + hidden,
+            self._births(tokens, start, entry) + hidden,
             few.sum() * (3 * self.traits.d_model + self.recorded) * self.itemsize + len(start) * self.readout,
         ]
         return int(max(phases) + 24 * tokens.sum())
@@ -142,7 +154,11 @@ class Sizes:
     def hidden(self) -> int:
         """The hidden layer of an MLP, which takes its tokens a few at a time."""
         size = MLP_TOKENS if self.stack.model.device.type == "cpu" else MLP_TOKENS_ON_GPU
-        return size * (3 if self.traits.gated_mlp else 2) * self.traits.d_mlp * self.itemsize
+        return size * self._hidden_of_token
+
+    @property
+    def _hidden_of_token(self) -> int:
+        return (3 if self.traits.gated_mlp else 2) * self.traits.d_mlp * self.itemsize
 
     def prompt(
         self, kept_of_base: Iterable[tuple[str, int]], kept_of_source: Iterable[tuple[str, int]]
@@ -168,7 +184,7 @@ class Sizes:
         start = np.zeros(2)
         watched = n * 4 * t.d_mlp if any(name.startswith("mlp") for name, _ in kept_of_base) else 0
         made = max(
-            self.flight(start, start) + 2 * watched * self.itemsize, (stream + of_source) * self.itemsize
+            self._flight(start, start, 0) + 2 * watched * self.itemsize, (stream + of_source) * self.itemsize
         )
         # both runs' logits, and as they are compared with
         logits = 3 * self.n_read * self.n_logits * max(4, self.itemsize)

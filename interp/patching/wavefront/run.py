@@ -95,7 +95,7 @@ class _CellSweep(BlockSweep):
         written = [*(request.paths.receivers if request.paths is not None else ())]
         written += [cell for group in request.groups if len(group) > 1 for cell in group]
         watched = 4 * stack.traits.d_mlp if any(cell.component in MLP_HIDDEN for cell in written) else 0
-        super().__init__(pairs, len(request.groups), budget, born, recorded, watched)
+        super().__init__(pairs, len(request.groups), budget, born=born, recorded=recorded, watched=watched)
         self.request = request
         self.sees_later = any(name == "attn_scores" for name, _ in places) and request.ablation != "source"
 

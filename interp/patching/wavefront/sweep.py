@@ -45,7 +45,14 @@ class BlockSweep(ABC):
     """One call: the same groups, each patched in every prompt, on one block of prompts after another."""
 
     def __init__(
-        self, pairs: PairRuns, n_groups: int, budget: int, born: int = 0, recorded: int = 0, watched: int = 0
+        self,
+        pairs: PairRuns,
+        n_groups: int,
+        budget: int,
+        carried: int = 0,
+        born: int = 0,
+        recorded: int = 0,
+        watched: int = 0,
     ) -> None:
         self.pairs = pairs
         self.stack = pairs.stack
@@ -61,7 +68,8 @@ class BlockSweep(ABC):
             reads.positions.shape[1],
             n_logits,
             self._logit_copies(),
-            born,
+            born + carried,
+            carried,
             recorded,
             watched,
         )
@@ -118,8 +126,8 @@ class BlockSweep(ABC):
     def _run(self, rows: Int[Tensor, " prompt"], bar: tqdm) -> tuple[Tensor, Tensor, Tensor, int]:
         """Scores [group, prompt] and both baselines of some prompts, and how many rows it took."""
         held, more = self.sizes.held(self.pairs.base_places, self.pairs.source_places)
-        kept = held * len(rows) + self.sizes.hidden
-        self._foresee(kept + more * len(rows))
+        kept = held * len(rows)
+        self._foresee(kept + more * len(rows) + self.sizes.hidden)
         run = self.pairs.run(rows)
         flights = self.flights(run, rows)
         scores = run.base_score.expand(self.n_groups, -1).cpu().clone()

@@ -79,7 +79,7 @@ def test_every_method(method: EdgeMethod, name: str, graph_kind: str) -> None:
     assert_same(found, expected)
 
 
-@pytest.mark.parametrize(("budget", "n_launches"), [(1 << 15, 45), (1 << 20, 1)])
+@pytest.mark.parametrize(("budget", "n_launches"), [(1 << 16, 21), (1 << 20, 1)])
 def test_readers_share_launches_within_the_budget(budget: int, n_launches: int) -> None:
     """All readers of three prompts in one launch, or those of some layers at a few columns."""
     case = fixed_edge_case("llama", 0, "")

@@ -95,8 +95,10 @@ def test_a_step_in_bf16(kind: str, device: torch.device) -> None:
     found = _step(coder, batch, state, "triton", torch.bfloat16)
     truth = _step(coder, batch, state, "reference", torch.bfloat16)
     assert torch.equal(found["counts"], truth["counts"])
+    # Triton's interpreter cuts fp32 off to bf16, where a GPU rounds
+    tolerance = 1e-2 if device.type == "cuda" else 2e-2
     for name, value in truth.items():
-        assert relative_error(found[name], value) < 2e-2, name
+        assert relative_error(found[name], value) < tolerance, name
 
 
 @pytest.mark.parametrize("kind", ["topk", "batch-topk", "jumprelu"])

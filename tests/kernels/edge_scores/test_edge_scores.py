@@ -193,7 +193,8 @@ def test_empty_operands_give_zeros(empty: int, device: torch.device) -> None:
 
 def test_a_place_that_no_column_has_scores_nothing(device: torch.device) -> None:
     changed, gradient, _ = draw(device, (3, 2, 2, 4, 5))
-    places = torch.tensor([[3, -1, 3, 0], [-1, -1, -1, -1]], device=device)
+    # 5 is none of four places, and not the next prompt's second
+    places = torch.tensor([[3, 5, 3, 0], [-1, -1, -1, -1]], device=device)
     with use_kernels("triton"):
         found = score_pairs(changed, gradient, places=places, n_places=4)
     assert found[0, :, :, [0, 3]].all() and not found[0, :, :, [1, 2]].any() and not found[1].any()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from prefix_rows import draw_heads, draw_rows
 
+import interp.kernels.prefix_attention.ops  # noqa: F401  (before the process pretends to interpret)
 from interp.kernels.prefix_attention import attend_prefix
 
 

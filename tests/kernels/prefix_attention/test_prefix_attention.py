@@ -69,8 +69,9 @@ def test_values_and_gradients(
 
 @pytest.mark.parametrize("window", [None, 90])
 def test_a_prefix_of_many_tiles(window: int | None, device: torch.device) -> None:
-    """Tiles that all queries see, that some see, and that a window hides; two prompts in a block of queries."""
-    rows = draw_rows([([0, 1, 0], 200), ([0], 130)], 203, None if window else 2, device)
+    """Tiles that all queries see, that some see, and that a window hides; a block of one prompt, and one of two."""
+    prompts = [0, 1, 0] if window else [0, 0]
+    rows = draw_rows([(prompts, 200), ([0], 130)], 203, None if window else 2, device)
     given = draw_heads(rows, 2, 1, 1, 8)
     check(rows, given, torch.float32, window=window)
 

@@ -171,6 +171,15 @@ def test_strides(device: torch.device) -> None:
     assert max(errors.values()) < 2e-6, errors
 
 
+def test_what_only_orders_tokens_is_detached(device: torch.device) -> None:
+    inputs = make_inputs(device, n_rows=2, d_vocab=20, compared=False)
+    for choice in ("triton", "reference"):
+        with use_kernels(choice):  # type: ignore[arg-type]
+            found = summarise_vocabulary(**inputs, others=True)
+        assert found.log_sum_exp.requires_grad and found.tokens.requires_grad
+        assert not found.largest.requires_grad and not found.largest_other.requires_grad
+
+
 def test_given_tokens_lie_in_every_chunk(device: torch.device) -> None:
     """The largest logits of all are those of given tokens, wherever in the vocabulary they stand."""
     for place in (0, 127, 256, 599):

@@ -74,8 +74,8 @@ def launched(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 def make_task(side: str | None = "left") -> PromptPairs:
-    lengths = (5, 4) if side else (5, 5)
-    return random_task(lengths, side or "left", [1, 0], seed=9)
+    """Two prompts, padded on a side or of one length."""
+    return random_task((5, 4) if side else (5, 5), side or "left", [1, 0], seed=9)
 
 
 def patch(model: Model, method: Any, task: PromptPairs | None = None, **options: Any) -> PatchScores:
@@ -167,6 +167,23 @@ def test_half_precision_keeps_pairs_and_no_differences(
     assert {change.base.dtype for change in pairs if change.base is not None} == {torch.bfloat16}
     # the chain of the rules rounds after each operation, a kernel once
     assert_same(found, usual, 0.05 if method == "relevance" else 2e-3)
+
+
+def test_gradients_in_padding_may_be_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = specimen("gpt2").model
+    # padding on the left would be cut off, for nothing changes before it ends
+    task = make_task("right")
+    usual = patch(model, "attribution", task)
+    add = Block.add
+
+    def poisoned(self: Block, node: Any, change: Change, gradient: Any, *args: Any) -> None:
+        real = self.real(node, gradient.ndim)
+        assert real is not None
+        add(self, node, change, torch.where(real, gradient, torch.nan), *args)
+
+    monkeypatch.setattr(Block, "add", poisoned)
+    with use_kernels("triton"):
+        assert_same(patch(model, "attribution", task), usual, 1e-5)
 
 
 def test_double_precision_is_left_to_pytorch() -> None:

@@ -79,6 +79,25 @@ def test_rows_that_are_written_in_flight_are_not_replayed(monkeypatch: pytest.Mo
     assert recorded and recorder.recorded == recorded
 
 
+def test_recordings_are_known_by_layer_and_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys: list[Any] = []
+    run = GraphCache.run
+
+    def watched(self: GraphCache, key: Any, *given: Any) -> Any:
+        keys.append(key)
+        return run(self, key, *given)
+
+    record_layers(monkeypatch)
+    monkeypatch.setattr(GraphCache, "run", watched)
+    model = specimen("gpt2").model
+    interp.patch(model, ragged(), ["z", "resid_pre"], progress=False)
+    # heads enter between attention and MLP
+    assert len(keys) == len(set(keys)) == 4
+    keys.clear()
+    interp.patch(model, ragged(), ["resid_pre"], progress=False)
+    assert len(keys) == len(set(keys)) == 2
+
+
 def test_blocks_of_prompts_do_not_share_recordings(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was recorded reads the base run's keys where they stand."""
     model, task = specimen("gpt2").model, random_task([7] * 4, "right", [2] * 4, seed=3)

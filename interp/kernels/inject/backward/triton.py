@@ -97,7 +97,7 @@ def _sum_by_key(
 
 @tuned(
     [
-        triton.Config({"TOKENS": 16, "TILE": 32, "RANKS": 16}, num_warps=4, num_stages=3),
+        triton.Config({"TOKENS": 16, "TILE": 32, "RANKS": 16}, num_warps=4, num_stages=2),
         # many tokens of a part
         triton.Config({"TOKENS": 64, "TILE": 32, "RANKS": 32}, num_warps=8, num_stages=3),
     ],

@@ -5,6 +5,7 @@ those of their rows or, in the prefix, all of a prompt's."""
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -160,7 +161,7 @@ def _of_own_keys(
     store_tile(DV, place, dv, there, WIDTH, BLOCK_D)
 
 
-@triton.jit(do_not_specialize=["n_queries", "n_prefix", "n_pos"])
+@triton.jit(do_not_specialize=["n_queries", "n_prefix"])
 def _of_prefix(
     Q, PREFIX_K, PREFIX_V, REAL, QUERIES, FIRST, LOG_SUM, DZ, DELTA, DK, DV,
     n_queries, n_prefix, scale, soft_cap, q_token, q_head,
@@ -229,9 +230,33 @@ def make_configs(block_d: int, dtype: torch.dtype) -> list[triton.Config]:
 
 
 @cache
-def _tuned_kernel(name: str, block_d: int, dtype: torch.dtype) -> Any:
-    kernel = {"queries": _of_queries, "own": _of_own_keys, "prefix": _of_prefix}[name]
+def _tuned_kernel(kernel: Any, block_d: int, dtype: torch.dtype) -> Any:
     return tuned(make_configs(block_d, dtype), key=["WIDTH", "CAPPED", "PADDED"])(kernel)
+
+
+@dataclass(frozen=True, eq=False)
+class _Sizes:
+    """What all three kernels are told."""
+
+    q: Tensor
+    n_kv: int
+    n_keys: int
+    numbers: tuple[float, float]
+    """Scale and soft cap."""
+    constants: Mapping[str, int | bool]
+
+    @property
+    def group(self) -> int:
+        return self.q.shape[1] // self.n_kv
+
+    def tuned(self, kernel: Any) -> Any:
+        return _tuned_kernel(kernel, self.constants["BLOCK_D"], self.q.dtype)
+
+    def per_query(self, config: Mapping[str, int]) -> tuple[int, int]:
+        return triton.cdiv(len(self.q), config["BLOCK_M"] // self.group), self.n_kv
+
+    def per_key(self, config: Mapping[str, int]) -> tuple[int, int]:
+        return triton.cdiv(self.n_keys, config["BLOCK_N"]), self.n_kv
 
 
 def run_backward(
@@ -256,10 +281,7 @@ def run_backward(
 
     No row reads the prefix from column ``n_prefix`` on.
     """
-    n_queries, n_heads, width = q.shape
-    n_kv, n_keys = k.shape[1], len(k)
     dq = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    # rows that ask nowhere are in no table's reach
     dk, dv = (torch.empty(x.shape if of_own else 0, dtype=x.dtype, device=x.device) for x in (k, v))
     dpk, dpv = (
         torch.zeros(x.shape if of_prefix else 0, dtype=x.dtype, device=x.device) for x in (prefix_k, prefix_v)
@@ -267,51 +289,54 @@ def run_backward(
     if not dq.numel():
         return dq, dk.zero_(), dv.zero_(), dpk, dpv
     q, k, v, prefix_k, prefix_v = (with_whole_vectors(x) for x in (q, k, v, prefix_k, prefix_v))
-    dz, z = dz.contiguous(), z.contiguous()
-    delta = torch.empty_like(log_sum)
+    dz, delta = dz.contiguous(), torch.empty_like(log_sum)
+    constants = dict(GROUP=q.shape[1] // k.shape[1], WIDTH=q.shape[2], BLOCK_D=block_of(q.shape[2], most=256))
+    constants |= dict(CAPPED=soft_cap is not None, PADDED=real is not None, WIDEN=needs_widening(q.dtype))
+    sizes = _Sizes(q, k.shape[1], len(k), (scale, soft_cap or 1.0), constants)
     strides = strides_of((q, k, v, prefix_k, prefix_v), real)
-    group, block_d = n_heads // n_kv, block_of(width, most=256)
-    shape = dict(GROUP=group, WIDTH=width, BLOCK_D=block_d, CAPPED=soft_cap is not None)
-    shape |= dict(PADDED=real is not None, WIDEN=needs_widening(q.dtype))
-    cap = soft_cap or 1.0
-
-    def tuned_for(name: str) -> Any:
-        return _tuned_kernel(name, block_d, q.dtype)
-
-    def per_query(config: Mapping[str, int]) -> tuple[int, int]:
-        return triton.cdiv(n_queries, config["BLOCK_M"] // group), n_kv
-
-    def per_key(config: Mapping[str, int]) -> tuple[int, int]:
-        return triton.cdiv(n_keys, config["BLOCK_N"]), n_kv
-
-    tuned_for("queries")[per_query](
-        q, k, v, prefix_k, prefix_v, real, queries, keys, z, log_sum, dz, delta, dq,
-        n_queries, n_keys, scale, cap, *strides, HEADS=n_heads, **shape,
+    sizes.tuned(_of_queries)[sizes.per_query](
+        q, k, v, prefix_k, prefix_v, real, queries, keys, z.contiguous(), log_sum, dz, delta, dq,
+        len(q), len(k), *sizes.numbers, *strides, HEADS=q.shape[1], **constants,
     )  # fmt: skip
     if of_own:
-        tuned_for("own")[per_key](
-            q, k, v, queries, keys, log_sum, dz, delta, dk, dv, n_queries, n_keys, scale, cap,
-            *strides[:6], KV_HEADS=n_kv, **shape,
+        sizes.tuned(_of_own_keys)[sizes.per_key](
+            q, k, v, queries, keys, log_sum, dz, delta, dk, dv, len(q), len(k), *sizes.numbers,
+            *strides[:6], KV_HEADS=sizes.n_kv, **constants,
         )  # fmt: skip
-    if not (of_prefix and n_prefix):
-        return dq, dk, dv, dpk, dpv
-    n_prompts = len(prefix_k)
+    if of_prefix and n_prefix:
+        made = _run_prefix(sizes, prefix_k, prefix_v, real, queries, log_sum, dz, delta, strides, n_prefix)
+        dpk[:, :, :n_prefix], dpv[:, :, :n_prefix] = made
+    return dq, dk, dv, dpk, dpv
+
+
+def _run_prefix(
+    sizes: _Sizes,
+    prefix_k: Tensor,
+    prefix_v: Tensor,
+    real: Tensor | None,
+    queries: Tensor,
+    log_sum: Tensor,
+    dz: Tensor,
+    delta: Tensor,
+    strides: list[int],
+    n_prefix: int,
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the prefix's first columns, in fp32."""
+    q, n_kv, n_prompts = sizes.q, sizes.n_kv, len(prefix_k)
     first = torch.arange(n_prompts + 1, dtype=torch.int32, device=q.device)
     first = torch.searchsorted(queries[1], first, out_int32=True)
-    n_parts = count_parts(n_prompts * n_kv * triton.cdiv(n_prefix, 64), n_queries * group)
-    parts = q.new_empty(2, n_parts, n_prompts, n_kv, n_prefix, width, dtype=torch.float32)
+    n_parts = count_parts(n_prompts * n_kv * triton.cdiv(n_prefix, 64), len(q) * sizes.group)
+    parts = q.new_empty(2, n_parts, n_prompts, n_kv, n_prefix, q.shape[2], dtype=torch.float32)
 
     def per_column(config: Mapping[str, int]) -> tuple[int, int, int]:
         return triton.cdiv(n_prefix, config["BLOCK_N"]) * n_parts, n_kv, n_prompts
 
-    tuned_for("prefix")[per_column](
+    sizes.tuned(_of_prefix)[per_column](
         q, prefix_k, prefix_v, real, queries, first, log_sum, dz, delta, parts[0], parts[1],
-        n_queries, n_prefix, scale, cap, *strides[:2], *strides[6:],
-        N_PARTS=n_parts, KV_HEADS=n_kv, **shape,
+        len(q), n_prefix, *sizes.numbers, *strides[:2], *strides[6:],
+        N_PARTS=n_parts, KV_HEADS=n_kv, **sizes.constants,
     )  # fmt: skip
-    for into, part in zip((dpk, dpv), parts, strict=True):
-        into[:, :, :n_prefix] = part.sum(0)
-    return dq, dk, dv, dpk, dpv
+    return parts[0].sum(0), parts[1].sum(0)
 
 
 def count_parts(n_programs: int, n_queries: int) -> int:

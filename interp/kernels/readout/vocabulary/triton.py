@@ -33,9 +33,9 @@ _HALF = [
     _config(128, 256, 64, 8, 3),
 ]
 # fp32 takes more registers, and so does a tile of the reference's logits: larger tiles would spill
-_WIDE = [_config(64, 128, 32, 8, 3), _config(32, 128, 32, 4, 3), _config(128, 128, 32, 8, 3)]
-_HALF_COMPARED = [_config(64, 128, 64, 8, 3), _config(32, 128, 64, 4, 4)]
-_WIDE_COMPARED = [_config(64, 128, 32, 8, 3), _config(32, 128, 32, 8, 3)]
+_WIDE = [_config(64, 128, 32, 8, 3), _config(32, 128, 32, 8, 3), _config(128, 128, 32, 8, 3)]
+_HALF_COMPARED = [_config(32, 128, 64, 4, 4), _config(64, 128, 64, 8, 3)]
+_WIDE_COMPARED = [_config(32, 128, 32, 8, 3), _config(64, 128, 32, 8, 3)]
 
 
 def _tune(kernel: Any) -> Callable[[torch.dtype, bool, bool], Any]:
