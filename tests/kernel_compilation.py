@@ -76,21 +76,24 @@ def compiling_for(capability: int = 90, every_config: bool = True) -> Iterator[l
         for parameter in self.params:
             if parameter.name not in bound:
                 bound[parameter.name] = parameter.default
-        signature, constants = {}, {}
+        signature, constants, attrs = {}, {}, {}
         for parameter in self.params:
             value = bound[parameter.name]
-            if parameter.is_constexpr or value is None or (isinstance(value, int) and value == 1):
+            one = isinstance(value, int) and value == 1 and not parameter.do_not_specialize
+            if parameter.is_constexpr or value is None or one:
                 signature[parameter.name], constants[parameter.name] = "constexpr", value
             else:
                 signature[parameter.name] = _type_of(value)
-        key = (self.fn.__name__, repr(signature), repr(constants), repr(options))
+                if _is_aligned(value) and not parameter.do_not_specialize:
+                    attrs[(parameter.num,)] = [["tt.divisibility", 16]]
+        key = (self.fn.__name__, repr(signature), repr(constants), repr(attrs), repr(options))
         if key in seen:
             return
         seen.add(key)
         options = {name: value for name, value in options.items() if value is not None}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            source = ASTSource(fn=self, signature=signature, constexprs=constants)
+            source = ASTSource(fn=self, signature=signature, constexprs=constants, attrs=attrs)
             kernel = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
         registers, spilled = _resources(kernel.asm["ptx"], capability)
         label = {k: v for k, v in constants.items() if isinstance(v, int | bool | float | str)} | options
@@ -122,6 +125,13 @@ def compile_launches(
     with compiling_for(capability, every_config) as found, backend.use_kernels("triton"):
         run()
     return found
+
+
+def _is_aligned(value: Any) -> bool:
+    """Whether Triton compiles for a multiple of 16, as it does where a kernel is launched."""
+    if isinstance(value, torch.Tensor):
+        return value.data_ptr() % 16 == 0
+    return isinstance(value, int) and not isinstance(value, bool) and value % 16 == 0
 
 
 def _type_of(value: Any) -> str:
