@@ -8,7 +8,6 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from typing import Literal
 
 import torch
@@ -21,6 +20,7 @@ KernelChoice = Literal["auto", "triton", "reference"]
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 """What kernels read and write; fp64 is the reference's."""
 
+_TRITON_IS_THERE = importlib.util.find_spec("triton") is not None
 _log = logging.getLogger(__name__)
 _choice: list[KernelChoice] = ["auto"]
 _said: set[tuple[str, str]] = set()
@@ -89,10 +89,9 @@ def _reason_against(tensors: Sequence[Tensor], dtypes: Sequence[torch.dtype]) ->
     return ""
 
 
-@cache
 def has_triton() -> bool:
     """Whether Triton can be imported."""
-    return importlib.util.find_spec("triton") is not None
+    return _TRITON_IS_THERE
 
 
 def is_interpreted() -> bool:

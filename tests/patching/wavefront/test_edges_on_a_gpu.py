@@ -139,3 +139,17 @@ def test_rows_begin_without_waiting(name: str, case: int, monkeypatch: pytest.Mo
     monkeypatch.undo()
     spread = float(expected.max() - expected.min())
     torch.testing.assert_close(run_case(name, case, 12), expected, atol=1e-5 * max(spread, 1e-3), rtol=0)
+
+
+@pytest.mark.parametrize("tabled", [False, True])
+def test_prompts_that_begin_together_keep_apart(tabled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, task = specimen("gpt2").model, random_task([6, 6, 6], "right", [2, 2, 2], seed=3)
+    graph = build_graph(model)
+    chosen = np.unique(np.linspace(0, graph.n_edges - 1, 20).astype(int))
+    options: dict[str, Any] = {"direction": "noise", "memory_budget": 1 << 28, "progress": False}
+    expected = patch_edges(model, task, graph, chosen, backend="hooked", **options).scores
+    if tabled:
+        as_on_a_gpu(monkeypatch)
+    found = patch_edges(model, task, graph, chosen, **options).scores
+    spread = float(expected.max() - expected.min())
+    torch.testing.assert_close(found, expected, atol=1e-4 * spread, rtol=0)
