@@ -26,6 +26,7 @@ from interp.circuits import build_graph
 from interp.circuits.exact import ExactEdges, patch_edges
 from interp.errors import BenchError
 from interp.kernels import use_kernels
+from interp.kernels.graphs import use_graphs
 from interp.models.blocks import stack_of
 from interp.models.memory_meter import measure_peak
 from interp.patching import patch
@@ -40,7 +41,7 @@ from interp.types import parse_site
 if TYPE_CHECKING:
     from interp.bench.gpu import GpuPlan
 
-NO_KERNELS = "interp, no kernels"
+NO_GRAPHS, NO_KERNELS = "interp, no CUDA graphs", "interp, no kernels"
 NAN = math.nan
 Variant = Callable[[], AbstractContextManager[None]]
 
@@ -60,6 +61,7 @@ class GpuPieces:
         self.peers: dict[str, Peer] = {}
         self.variants: dict[str, Variant] = {
             OURS: partial(use_kernels, "auto"),
+            NO_GRAPHS: partial(use_graphs, False),
             NO_KERNELS: partial(use_kernels, "reference"),
         }
 

@@ -30,6 +30,7 @@ S = TypeVar("S")
 
 MOST_GRAPHS = 256
 """Recordings kept at once; CUDA keeps some hundreds of KiB of its own for each."""
+_allowed: list[bool] = [True]
 
 
 @dataclass(eq=False)
@@ -248,8 +249,18 @@ def _is_same(a: Tensor, b: Tensor) -> bool:
 
 
 @contextmanager
+def use_graphs(allowed: bool) -> Iterator[None]:
+    """Inside, shapes that come again are recorded as CUDA graphs on a GPU, or (``False``) never are."""
+    _allowed.append(allowed)
+    try:
+        yield
+    finally:
+        _allowed.pop()
+
+
+@contextmanager
 def open_graphs(device: torch.device, most_bytes: int) -> Iterator[GraphCache]:
     """A cache of graphs on a CUDA device, closed at the end; elsewhere one that just runs functions."""
-    recorder = CudaRecorder(device) if device.type == "cuda" and most_bytes > 0 else None
+    recorder = CudaRecorder(device) if device.type == "cuda" and most_bytes > 0 and _allowed[-1] else None
     with GraphCache(recorder, most_bytes) as cache:
         yield cache
