@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from interp.kernels.inject import DirectionPatch, inject_runs, start_rows
 from interp.models.blocks import Stack
 from interp.patching.wavefront.heads import Columns, HeadChanges
 from interp.patching.wavefront.neurons import change_of_units
@@ -57,25 +56,6 @@ class Sources:
     columns: Columns
 
 
-class HeadsByKernel(HeadChanges):
-    """Changes of heads that go through their own ``W_O`` in one launch, where the kernel runs."""
-
-    def through_output(
-        self, layer: int, delta: Float[Tensor, "token d"], heads: Int[Tensor, "token n"]
-    ) -> Float[Tensor, "token d_model"]:
-        """See :meth:`HeadChanges.through_output`; several heads are those of one key/value head."""
-        if not len(delta) or not inject_runs([delta]):
-            return super().through_output(layer, delta, heads)
-        n, W_O = heads.shape[1], self.stack.blocks[layer].weights.W_O
-        directions = W_O.reshape(len(W_O) // n, -1, W_O.shape[-1])
-        # each token is a row of its own, which begins with zeros
-        own = delta[:, None, None].expand(-1, 1, len(directions), -1)
-        zeros = delta.new_zeros(1, 1, W_O.shape[-1]).expand(len(delta), 1, -1)
-        token = torch.arange(len(delta), device=delta.device)
-        patch = DirectionPatch(own, directions, torch.div(heads[:, 0], n, rounding_mode="floor"))
-        return start_rows(zeros, token, slice(0, 1), patch)[0][:, 0]
-
-
 class EdgeWrites:
     """Changes of the writers of a graph, in one block of prompts."""
 
@@ -84,7 +64,7 @@ class EdgeWrites:
         self.base = run.base
         self.new = run.new
         self.graph = graph
-        self.heads = HeadsByKernel(stack, run.base)
+        self.heads = HeadChanges(stack, run.base)
         self.places = None if places is None else places.to(run.read.device)
         self.tabled = keeps_table(run.read.device)
         is_neuron = np.array([writer.kind == "neuron" for writer in graph.writers])

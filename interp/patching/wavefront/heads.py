@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from interp.kernels.inject import DirectionPatch, inject_runs, start_rows
 from interp.models.blocks import Stack, Trace
 from interp.models.blocks.geometry import take_columns
 from interp.patching.wavefront.cells import take_head, take_head_first
@@ -34,10 +35,12 @@ class HeadChanges:
         self.base = base
 
     def through_output(
-        self, layer: int, delta: Float[Tensor, "*rest d"], heads: Int[Tensor, "row n"]
-    ) -> Float[Tensor, "*rest d_model"]:
-        """Changes of heads' outputs, several heads' side by side in the last axis, through W_O."""
+        self, layer: int, delta: Float[Tensor, "token d"], heads: Int[Tensor, "token n"]
+    ) -> Float[Tensor, "token d_model"]:
+        """Changes of heads' outputs, those of one key/value head's side by side in the last axis, through W_O."""
         W_O = self.stack.blocks[layer].weights.W_O
+        if len(delta) and inject_runs([delta]):
+            return _through_output(W_O, delta, heads)
         out = delta.new_empty(*delta.shape[:-1], W_O.shape[-1])
         first = heads[:, 0]
         for head in first.unique().tolist():
@@ -139,3 +142,17 @@ class HeadChanges:
         place = (prompts.repeat_interleave(n), column)
         spread = heads.repeat_interleave(n, dim=0)
         return self.attention_change(layer, place, delta.flatten(0, 1), spread).unflatten(0, (-1, n))
+
+
+def _through_output(
+    W_O: Float[Tensor, "head d_head d_model"], delta: Float[Tensor, "token d"], heads: Int[Tensor, "token n"]
+) -> Float[Tensor, "token d_model"]:
+    """Every token's change through its own heads' ``W_O`` in one launch."""
+    n = heads.shape[1]
+    directions = W_O.reshape(len(W_O) // n, -1, W_O.shape[-1])
+    # each token is a row of its own, which begins with zeros
+    own = delta[:, None, None].expand(-1, 1, len(directions), -1)
+    zeros = delta.new_zeros(1, 1, W_O.shape[-1]).expand(len(delta), 1, -1)
+    token = torch.arange(len(delta), device=delta.device)
+    patch = DirectionPatch(own, directions, torch.div(heads[:, 0], n, rounding_mode="floor"))
+    return start_rows(zeros, token, slice(0, 1), patch)[0][:, 0]
