@@ -19,10 +19,10 @@ from interp.tasks.base import PromptPairs
 SIZES = {"n_layers": 3, "n_heads": 4, "d_model": 32, "d_mlp": 96, "d_vocab": 307, "n_ctx": 32}
 
 
-def task_of(n: int = 6, d_vocab: int = 307) -> PromptPairs:
+def task_of(n: int = 6, d_vocab: int = 307, length: int = 14, same: int = 8) -> PromptPairs:
     draw = torch.Generator().manual_seed(0)
-    clean, corrupted = (torch.randint(1, d_vocab, (n, 14), generator=draw) for _ in range(2))
-    corrupted[:, :8] = clean[:, :8]
+    clean, corrupted = (torch.randint(1, d_vocab, (n, length), generator=draw) for _ in range(2))
+    corrupted[:, :same] = clean[:, :same]
     return interp.tasks.from_tokens(clean, corrupted, clean[:, 0], clean[:, 1])
 
 
@@ -72,6 +72,19 @@ def test_the_prediction_bounds_the_peak_closely(
         predicted, measured, notes = measure(run, monkeypatch)
         assert measured <= predicted <= max(budget, 2.6 * measured)
         assert predicted <= 2.6 * measured and predicted <= budget and not notes
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gemma2"])
+def test_scores_and_patterns_of_long_prompts_are_counted(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With many heads and columns attention is most of what a row holds."""
+    model = interp.load_model(make_hf_model(family, **SIZES | {"n_heads": 8, "n_ctx": 96, "d_mlp": 32}))
+    task = task_of(3, length=90, same=2)
+    predicted, measured, _ = measure(
+        lambda: interp.patch(model, task, ["z"], memory_budget=1 << 26, progress=False), monkeypatch
+    )
+    assert measured <= predicted <= 2.6 * measured
 
 
 def test_sets_written_in_flight_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
