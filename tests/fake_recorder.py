@@ -23,11 +23,13 @@ class Rerun:
 
     def record(self, run: Callable[[], None]) -> tuple[Callable[[], None], int]:
         before = [(buffer, buffer.clone()) for buffer in self.cache._buffers.values()]
-        run()
-        for buffer in self.cache._buffers.values():
-            buffer.fill_(float("nan") if buffer.is_floating_point() else -1)
-        for buffer, value in before:
-            buffer.copy_(value)
+        try:
+            run()
+        finally:
+            for buffer in self.cache._buffers.values():
+                buffer.fill_(float("nan") if buffer.is_floating_point() else -1)
+            for buffer, value in before:
+                buffer.copy_(value)
         self.recorded += 1
 
         def replay() -> None:

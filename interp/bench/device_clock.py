@@ -30,9 +30,9 @@ _LONGEST_SLEEP = 0.02
 
 
 class Timer(Protocol):
-    """Takes the seconds of one call."""
+    """Takes the seconds of one call, which takes the host about ``host`` of them."""
 
-    def take(self, run: Run) -> Taken: ...
+    def take(self, run: Run, host: float = 0.0) -> Taken: ...
 
 
 @dataclass(frozen=True)
@@ -49,30 +49,31 @@ class EventTimer:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self.host = 0.0
-        """What the last call took on the host; the device sleeps a little longer before the next one."""
         n_bytes = max(4 * torch.cuda.get_device_properties(device).L2_cache_size, 1 << 26)
         self._swept = torch.zeros(n_bytes // 4, dtype=torch.int32, device=device)
 
-    def take(self, run: Run) -> Taken:
-        """Seconds of a call, once it has been run before: the first may compile or tune."""
+    def take(self, run: Run, host: float = 0.0) -> Taken:
+        """Seconds of a call, once it has been run before: the first may compile or tune.
+
+        The device sleeps a little longer than ``host`` seconds before it.
+        """
         with torch.cuda.device(self.device):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            torch.cuda._sleep(int(min(1.5 * self.host + 2e-5, _LONGEST_SLEEP) * _CYCLES))
+            torch.cuda._sleep(int(min(1.5 * host + 2e-5, _LONGEST_SLEEP) * _CYCLES))
             self._swept.sum()
             start.record()
             began = time.perf_counter()
             run()
-            self.host = time.perf_counter() - began
+            seconds = time.perf_counter() - began
             end.record()
             torch.cuda.synchronize(self.device)
-            return Taken(start.elapsed_time(end) / 1e3, self.host)
+            return Taken(start.elapsed_time(end) / 1e3, seconds)
 
 
 class HostTimer:
     """Of a device that has done its work when a call returns."""
 
-    def take(self, run: Run) -> Taken:
+    def take(self, run: Run, host: float = 0.0) -> Taken:
         """Seconds of a call."""
         began = time.perf_counter()
         run()
@@ -97,13 +98,13 @@ def time_in_turn(
 
     Rounds go on until ``seconds`` are used up; at least ``least``, at most ``most``.
     """
-    for run in runs.values():
-        timer.take(run)
+    host = {name: timer.take(run).host for name, run in runs.items()}
     taken: dict[str, list[Taken]] = {name: [] for name in runs}
     began = time.perf_counter()
     while len(next(iter(taken.values()))) < least or time.perf_counter() - began < seconds:
         for name, run in runs.items():
-            taken[name].append(timer.take(run))
+            taken[name].append(timer.take(run, host[name]))
+            host[name] = taken[name][-1].host
         if len(taken[name]) >= most:
             break
     return taken

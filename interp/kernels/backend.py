@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
 from typing import Literal
 
 import torch
@@ -20,7 +21,21 @@ KernelChoice = Literal["auto", "triton", "reference"]
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 """What kernels read and write; fp64 is the reference's."""
 
-_TRITON_IS_THERE = importlib.util.find_spec("triton") is not None
+OLDEST_TRITON = (3, 4)
+"""The first whose histograms take a mask, and the oldest for which every kernel was compiled."""
+
+
+def _find_triton() -> tuple[int, ...] | None:
+    for name in ("triton", "pytorch-triton"):
+        try:
+            return tuple(int(part) for part in version(name).split(".")[:2])
+        except PackageNotFoundError:
+            continue
+    # built by hand
+    return OLDEST_TRITON if importlib.util.find_spec("triton") else None
+
+
+_TRITON = _find_triton()
 _log = logging.getLogger(__name__)
 _choice: list[KernelChoice] = ["auto"]
 _said: set[tuple[str, str]] = set()
@@ -79,10 +94,19 @@ def _reason_against(tensors: Sequence[Tensor], dtypes: Sequence[torch.dtype]) ->
     devices = {tensor.device for tensor in tensors}
     if len(devices) > 1:
         return f"tensors are on several devices: {', '.join(sorted(map(str, devices)))}"
-    if (kind := next(iter(devices)).type) not in ("cuda", "cpu"):
-        return f"device {kind!r} is not CUDA"
+    device = next(iter(devices))
+    if device.type not in ("cuda", "cpu"):
+        return f"device {device.type!r} is not CUDA"
+    # Triton launches on the current device, whatever its pointers point to
+    if device.type == "cuda" and device.index != torch.cuda.current_device():
+        return (
+            f"its tensors are on {device}, not the current device: call torch.cuda.set_device({device.index})"
+        )
     if not has_triton():
         return "Triton is not installed (pip install 'interp[gpu]')"
+    if _TRITON is not None and _TRITON < OLDEST_TRITON:
+        found, oldest = (".".join(map(str, release)) for release in (_TRITON, OLDEST_TRITON))
+        return f"Triton {found} is older than {oldest} (pip install -U 'interp[gpu]')"
     for tensor in tensors:
         if tensor.is_floating_point() and tensor.dtype not in dtypes:
             return f"dtype {tensor.dtype} is not covered ({', '.join(map(str, dtypes))})"
@@ -91,7 +115,7 @@ def _reason_against(tensors: Sequence[Tensor], dtypes: Sequence[torch.dtype]) ->
 
 def has_triton() -> bool:
     """Whether Triton can be imported."""
-    return _TRITON_IS_THERE
+    return _TRITON is not None
 
 
 def is_interpreted() -> bool:

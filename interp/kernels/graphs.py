@@ -123,7 +123,8 @@ class GraphCache:
                 return function(state)
             graph = self._record(place, function, form, given)
             if graph is None:
-                return function(state)
+                # of what was given, some may stand in buffers that were filled for the recording
+                return function(put_together(form, given))
         else:
             self._graphs.move_to_end(place)
             _copy_into(graph.inputs, given)
@@ -151,17 +152,21 @@ class GraphCache:
     def _record(
         self, place: Hashable, function: Callable[[S], S], form: Form, given: dict[str, Tensor]
     ) -> _Graph | None:
-        """A recording of the function on buffers that hold its inputs; ``None`` where it cannot be made."""
+        """A recording of the function on buffers that hold its inputs; ``None`` where it cannot be made.
+
+        ``given`` holds the same numbers at the end, in buffers where those were filled already.
+        """
         assert self._recorder is not None
         found: list[tuple[Form, dict[str, Tensor]]] = []
         try:
             inputs = {path: self._buffer(path, value) for path, value in given.items()}
             _copy_into(inputs, given)
+            given.update(inputs)
 
             def run() -> None:
-                versions = [buffer._version for buffer in inputs.values()]
+                versions = _versions(inputs)
                 result = function(put_together(form, inputs))
-                if versions != [buffer._version for buffer in inputs.values()]:
+                if versions != _versions(inputs):
                     raise KernelError("what is recorded must not write into the tensors it is given.")
                 found[:] = [self._write_out(result, inputs)]
 
@@ -242,6 +247,11 @@ def _copy_into(buffers: dict[str, Tensor], values: dict[str, Tensor]) -> None:
     ]
     for buffer, value in staged:
         buffer.copy_(value)
+
+
+def _versions(buffers: dict[str, Tensor]) -> list[int]:
+    """How often each was written, where that is counted: not in inference mode."""
+    return [buffer._version for buffer in buffers.values() if not buffer.is_inference()]
 
 
 def _is_same(a: Tensor, b: Tensor) -> bool:

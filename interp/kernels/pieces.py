@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from interp.kernels.backend import is_interpreted
 
@@ -32,6 +33,11 @@ def block_of(n: int, least: int = 16, most: int = 128) -> int:
 def needs_widening(dtype: torch.dtype) -> bool:
     """Whether products of this dtype are taken in fp32: the interpreter multiplies bf16 wrongly."""
     return INTERPRETED and dtype == torch.bfloat16
+
+
+def with_whole_vectors(x: Tensor) -> Tensor:
+    """``x`` itself where its last axis lies in one piece, as kernels read it; else a copy."""
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
 @triton.jit

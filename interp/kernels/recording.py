@@ -5,7 +5,9 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from typing import Protocol
+from weakref import WeakSet
 
 import torch
 
@@ -32,10 +34,15 @@ class CudaRecorder:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._pool = torch.cuda.graph_pool_handle()
-        self._stream = torch.cuda.Stream(device)
+        self._index: int = torch.cuda.current_device() if device.index is None else device.index
+        self._stream = _stream_of(self._index)
+        self._graphs: WeakSet[torch.cuda.CUDAGraph] = WeakSet()
 
     def record(self, run: Callable[[], None]) -> tuple[Callable[[], None], int]:
         """See :meth:`Recorder.record`."""
+        if not self._graphs:
+            # a pool whose last recording has gone takes no further one
+            self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         before = torch.cuda.memory_reserved(self._device)
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
@@ -60,6 +67,7 @@ class CudaRecorder:
             if collects:
                 gc.enable()
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
+        self._graphs.add(graph)
         return graph.replay, max(0, torch.cuda.memory_reserved(self._device) - before)
 
     def settle(self) -> None:
@@ -72,11 +80,18 @@ class CudaRecorder:
         Where CUDA refused to end a recording, PyTorch's allocator and random numbers stay in its mode until another
         one ends well.
         """
-        index = torch.cuda.current_device() if self._device.index is None else self._device.index
         with suppress(RuntimeError):
-            torch._C._cuda_endAllocateToPool(index, self._pool)
+            torch._C._cuda_endAllocateToPool(self._index, self._pool)
         torch.cuda.synchronize(self._device)
         one = torch.zeros(1, device=self._device)
         with torch.cuda.graph(torch.cuda.CUDAGraph(), stream=torch.cuda.Stream(self._device)):
             one.fill_(0)
         self._pool = torch.cuda.graph_pool_handle()
+        _stream_of.cache_clear()
+        self._stream = _stream_of(self._index)
+
+
+@cache
+def _stream_of(index: int) -> torch.cuda.Stream:
+    """The one stream of a device on which launches are recorded: cuBLAS keeps a workspace for each that it has seen."""
+    return torch.cuda.Stream(index)

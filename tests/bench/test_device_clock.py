@@ -29,7 +29,7 @@ class Ticks:
     def __init__(self) -> None:
         self.count = itertools.count()
 
-    def take(self, run: Any) -> Taken:
+    def take(self, run: Any, host: float = 0.0) -> Taken:
         run()
         return Taken(float(next(self.count)), 0.0)
 
@@ -44,12 +44,24 @@ def test_calls_take_turns_after_one_that_does_not_count():
     assert {len(times) for times in taken.values()} == {9}
 
 
+def test_each_call_is_waited_for_as_long_as_its_own_host_took():
+    given: list[tuple[str, float]] = []
+
+    class Hosts:
+        def take(self, run: Any, host: float = 0.0) -> Taken:
+            given.append((run(), host))
+            return Taken(1.0, {"slow": 9.0, "fast": 2.0}[run()])
+
+    time_in_turn(Hosts(), {"slow": lambda: "slow", "fast": lambda: "fast"}, seconds=0.0, least=2)
+    assert given == [("slow", 0.0), ("fast", 0.0)] + 2 * [("slow", 9.0), ("fast", 2.0)]
+
+
 def test_rates_count_both_ways_and_both_operations(monkeypatch):
     monkeypatch.setattr(device_clock, "SMALL_COPY", 1000)
     monkeypatch.setattr(device_clock, "SMALL_PRODUCT", 10)
 
     class Two(HostTimer):
-        def take(self, run: Any) -> Taken:
+        def take(self, run: Any, host: float = 0.0) -> Taken:
             run()
             return Taken(2.0, 0.0)
 
@@ -111,7 +123,8 @@ def test_a_gpu_sleeps_and_empties_its_cache_before_the_events(monkeypatch):
     monkeypatch.setattr(device_clock, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
     timer = make_timer(torch.device("cuda"))
     assert isinstance(timer, EventTimer)
-    first, second = timer.take(lambda: fake.log.append("run")), timer.take(lambda: fake.log.append("run"))
+    first = timer.take(lambda: fake.log.append("run"))
+    second = timer.take(lambda: fake.log.append("run"), first.host)
     assert first == Taken(0.003, 0.002) and second == Taken(0.003, pytest.approx(0.004))
     # four times the L2 cache, or 64 MiB; the second sleep outlasts what the host took before
     body = [("read", 1 << 26), "event", "run", "event", "wait"]

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from interp.bench import kernel_bout, kernels
+from interp.bench import kernel_bout, kernel_gate, kernels
 from interp.bench.kernel_bout import KernelBouts
 from interp.bench.kernel_case import KernelCase, draw_inputs
 from interp.bench.kernel_gate import find_truth, take_kernel_error, widen
@@ -106,6 +106,21 @@ def test_memory_is_poisoned_for_kernels_only():
 class Held:
     gain: Tensor
     eps: float
+
+
+def test_what_tuning_wrote_is_not_taken_for_the_kernels_own(monkeypatch):
+    calls = []
+
+    def tuned(inputs: Any) -> Tensor:
+        calls.append(len(calls))
+        return leaves_a_row(inputs) if len(calls) > 1 else 2 * inputs["x"]
+
+    inputs = {"x": torch.ones(4, 2)}
+    truth = find_truth(make_case(), inputs)
+    assert take_kernel_error(make_case(kernel=tuned), inputs, truth) == 0 and len(calls) == 1
+    monkeypatch.setattr(kernel_gate, "is_interpreted", lambda: False)
+    calls.clear()
+    assert take_kernel_error(make_case(kernel=tuned), inputs, truth) == float("inf")
 
 
 def test_inputs_are_widened_inside_and_leaves_stay_leaves():

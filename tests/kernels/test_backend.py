@@ -6,6 +6,7 @@ import logging
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from interp.errors import KernelError
 from interp.kernels import backend, kernel_runs, use_kernels
@@ -48,6 +49,30 @@ def test_without_triton_the_reference_runs(monkeypatch: pytest.MonkeyPatch) -> N
     assert not kernel_runs("op", [torch.zeros(2)])
     with use_kernels("triton"), pytest.raises(KernelError, match="pip install"):
         kernel_runs("op", [torch.zeros(2)])
+
+
+def test_with_an_old_triton_the_reference_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backend, "has_triton", lambda: True)
+    monkeypatch.setattr(backend, "_TRITON", (3, 3))
+    with use_kernels("triton"), pytest.raises(KernelError, match=r"Triton 3\.3 is older than 3\.4"):
+        kernel_runs("op", [torch.zeros(2)])
+    monkeypatch.setattr(backend, "_TRITON", (3, 10))
+    with use_kernels("triton"):
+        assert kernel_runs("op", [torch.zeros(2)])
+
+
+def test_kernels_are_not_launched_on_another_device_than_their_tensors(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(backend, "has_triton", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    with FakeTensorMode():
+        here, there = (torch.empty(2, device=f"cuda:{index}") for index in (0, 1))
+    assert kernel_runs("op", [here])
+    with pytest.warns(backend.KernelFallbackWarning, match=r"cuda:1.*torch\.cuda\.set_device\(1\)"):
+        assert not kernel_runs("op", [there])
+    with use_kernels("triton"), pytest.raises(KernelError, match="cuda:1"):
+        kernel_runs("op", [there])
 
 
 @pytest.mark.cuda

@@ -47,3 +47,5 @@ def test_kernels_compile_to_machine_code_almost_without_spilling(operation: str,
         assert kernel["shared"] <= SHARED, kernel
         assert kernel["spilled"] <= SPILLED, kernel
         assert kernel["registers"], kernel
+    again = [kernel["name"] for kernel in kernels if kernel["launch"] == "any size"]
+    assert len(again) == len(set(again)), f"compiled for single sizes: {again}"

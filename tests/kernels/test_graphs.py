@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -305,6 +307,18 @@ def test_no_memory_for_a_recording_leaves_that_one_out() -> None:
         assert len(cache) == 1
 
 
+@pytest.mark.parametrize("error", [RuntimeError("no"), torch.OutOfMemoryError("full")])
+def test_a_recording_that_fails_late_has_overwritten_nothing_that_is_read(error: Exception) -> None:
+    recorder = Rerun()
+    with make_cache(recorder, warm_ups=0) as cache, warnings.catch_warnings():
+        warnings.simplefilter("ignore", KernelFallbackWarning)
+        one = cache.run("f", lambda s: [s[0] + 1], [torch.zeros(2)])[0]
+        recorder.record = partial(Refusing.record, Refusing(error))  # type: ignore[method-assign]
+        # the buffer of the first of these is where the second stands
+        found = cache.run("g", lambda s: [s[0] + 1, s[1] + 1], [torch.full((2,), 10.0), one])
+    assert [part.tolist() for part in found] == [[11.0, 11.0], [2.0, 2.0]]
+
+
 def test_an_interrupt_goes_through() -> None:
     with make_cache(Refusing(KeyboardInterrupt())) as cache:
         cache.run("a", step, flight())
@@ -325,6 +339,15 @@ def test_functions_that_write_into_their_inputs_are_not_recorded() -> None:
         expected = write_in_place(copied(given))
         with pytest.warns(KernelFallbackWarning, match="must not write"):
             assert_same(cache.run("a", write_in_place, given), expected)
+
+
+@torch.inference_mode()
+def test_tensors_that_count_no_versions_are_recorded_too() -> None:
+    with make_cache(warm_ups=0) as cache:
+        for seed in range(3):
+            expected = step(flight(seed=seed))
+            assert_same(cache.run("a", step, flight(seed=seed)), expected)
+        assert cache.is_on and len(cache) == 1
 
 
 def test_states_of_unknown_kinds_just_run() -> None:
@@ -348,6 +371,72 @@ def test_bounds_that_make_no_sense(options: dict[str, int]) -> None:
         make_cache(**options)
 
 
+class _Pools:
+    """As PyTorch's allocator has it: a pool whose graphs have all gone takes no further one."""
+
+    def __init__(self) -> None:
+        self.used: dict[int, int] = {}
+        self.handles = 0
+        self.streams = 0
+
+    def handle(self) -> int:
+        self.handles += 1
+        return self.handles
+
+    def stream(self, index: int) -> object:
+        self.streams += 1
+        return SimpleNamespace(wait_stream=lambda other: None, index=index)
+
+    def graph(self) -> Any:
+        pools = self
+
+        class Graph:
+            pool = 0
+
+            def capture_begin(self, pool: int, capture_error_mode: str) -> None:
+                if pools.used.get(pool) == 0:
+                    raise RuntimeError("it->second->use_count > 0 INTERNAL ASSERT FAILED")
+                pools.used[pool] = pools.used.get(pool, 0) + 1
+                self.pool = pool
+
+            def capture_end(self) -> None: ...
+
+            def replay(self) -> None: ...
+
+            def __del__(self) -> None:
+                if self.pool:
+                    pools.used[self.pool] -= 1
+
+        return Graph()
+
+
+def test_recordings_share_a_pool_until_the_last_goes_and_all_recorders_one_stream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pools = _Pools()
+    fakes: dict[str, Any] = {
+        "graph_pool_handle": pools.handle,
+        "CUDAGraph": pools.graph,
+        "Stream": pools.stream,
+        "current_device": lambda: 7,
+        "current_stream": lambda device: pools.stream(7),
+        "stream": lambda stream: nullcontext(),
+        "memory_reserved": lambda device: 0,
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    first, second = CudaRecorder(torch.device("cuda", 7)), CudaRecorder(torch.device("cuda"))
+    assert first._stream is second._stream
+    kept = [first.record(lambda: None), first.record(lambda: None)]
+    assert list(pools.used.values()) == [2]
+    kept.pop()
+    kept.append(first.record(lambda: None))
+    assert list(pools.used.values()) == [2]
+    kept.clear()
+    kept.append(first.record(lambda: None))
+    assert list(pools.used.values()) == [0, 1]
+
+
 @pytest.mark.cuda
 def test_on_a_gpu_replays_are_what_runs_were() -> None:
     device = torch.device("cuda")
@@ -361,6 +450,20 @@ def test_on_a_gpu_replays_are_what_runs_were() -> None:
     del found, x
     gc.collect()
     assert torch.cuda.memory_allocated() <= before + (1 << 26)
+
+
+@pytest.mark.cuda
+def test_on_a_gpu_recording_goes_on_after_all_recordings_left() -> None:
+    x = torch.randn(64, 64, device="cuda")
+    with open_graphs(torch.device("cuda"), LOTS) as cache, warnings.catch_warnings():
+        warnings.simplefilter("error", KernelFallbackWarning)
+        for _ in range(2):
+            for _ in range(3):
+                found = cache.run("a", lambda s: [s[0] @ s[0]], [x])
+                assert torch.equal(found[0], x @ x)
+            # what was found keeps the pool's memory from being given back
+            assert len(cache) == 1
+            cache.close()
 
 
 @pytest.mark.cuda

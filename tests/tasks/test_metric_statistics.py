@@ -93,6 +93,16 @@ class _OwnWay(Loss):
         return -super().score_statistics(statistics, prompts, task)
 
 
+class _Halved:
+    def _score(self, logits: Tensor, right: Tensor, wrong: Tensor) -> Tensor:
+        scores: Tensor = super()._score(logits / 2, right, wrong)  # type: ignore[misc]
+        return scores
+
+
+class _MixedIn(_Halved, Loss):
+    pass
+
+
 class _Renamed(Loss):
     kind = "surprise"
 
@@ -100,5 +110,6 @@ class _Renamed(Loss):
 def test_a_subclass_that_scores_otherwise_is_scored_from_logits(task: PromptPairs) -> None:
     assert statistics_read_by(_Elsewhere(), task) is None
     assert statistics_read_by(_Sharper(), task) is None
+    assert statistics_read_by(_MixedIn(), task) is None
     assert isinstance(statistics_read_by(_OwnWay(), task), StatisticsRead)
     assert isinstance(statistics_read_by(_Renamed(), task), StatisticsRead)

@@ -51,7 +51,7 @@ def _multiply_pairs(
     reader_of_prompt,
     reader_of_pos,
     reader_of_d,
-    SPLITS: tl.constexpr,
+    n_splits,
     IS_LONG: tl.constexpr,
     HAS_BASE: tl.constexpr,
     ORDERED: tl.constexpr,
@@ -67,8 +67,8 @@ def _multiply_pairs(
     n_tiles = n_across * tl.cdiv(n_readers, BLOCK_R)
     tile = tl.program_id(0) % n_tiles
     part = tl.program_id(0) // n_tiles
-    split = part % SPLITS
-    segment = part // SPLITS
+    split = part % n_splits
+    segment = part // n_splits
     writer = (tile % n_across) * BLOCK_W + tl.arange(0, BLOCK_W)
     reader = (tile // n_across) * BLOCK_R + tl.arange(0, BLOCK_R)
     is_writer, is_reader = writer < n_writers, reader < n_readers
@@ -82,7 +82,7 @@ def _multiply_pairs(
     n_chunks = tl.cdiv(d_model, BLOCK_K)
     # in int64: a sum over everything may have more steps than int32 counts
     n = n_mine.to(tl.int64) * n_chunks
-    each = (n + SPLITS - 1) // SPLITS
+    each = (n + n_splits - 1) // n_splits
     begin = tl.minimum(split * each, n)
     n_steps = (tl.minimum(begin + each, n) - begin).to(tl.int32)
     first_token, first_chunk = (begin // n_chunks).to(tl.int32) + first, (begin % n_chunks).to(tl.int32)
@@ -162,7 +162,7 @@ def multiply_pairs(
         gradient,
         order if order is not None else changed,
         starts if starts is not None else changed,
-        reach if reach is not None else changed,
+        reach.contiguous() if reach is not None else changed,
         out,
         n_writers,
         n_readers,
@@ -173,7 +173,7 @@ def multiply_pairs(
         *changed.stride(),
         *of_base.stride(),
         *gradient.stride(),
-        SPLITS=splits,
+        splits,
         IS_LONG=n_steps >= 8 * FEWEST_STEPS,
         HAS_BASE=base is not None,
         ORDERED=order is not None,

@@ -67,10 +67,15 @@ def add_updates(
     """Residual streams of rows in flight with one update or two added, and their norm, in one pass.
 
     Two updates are those of blocks whose attention and MLP run in parallel. Without ``norm`` the second result
-    is ``None``. Raises :class:`KernelError` for any other number of updates.
+    is ``None``. Raises :class:`KernelError` for any other number of updates, or of another shape.
     """
     if len(updates) not in (1, 2):
         raise KernelError(f"a stream gets one update or two in one pass; got {len(updates)}.")
+    for update in updates:
+        if update.shape != resid.shape:
+            raise KernelError(
+                f"an update of shape {tuple(update.shape)} for streams of {tuple(resid.shape)}."
+            )
     _check_norm(resid.shape[-1], norm)
     if not inject_runs([resid, *updates, *_weights(norm)]):
         return add_updates_reference(resid, updates, norm)
@@ -143,6 +148,13 @@ def _check(base: Tensor, prompts: Tensor, columns: Columns, patch: Patch | None,
         raise KernelError(
             f"patched places of shape {tuple(patch.where.shape)} for {len(prompts)} rows of {n_columns} columns."
         )
+    rest = patch.new.shape[2:] if isinstance(patch, DirectionPatch) else base.shape[2:]
+    for name, table in (("new", patch.new), ("old", patch.old)):
+        if table is not None and table.shape[2:] != rest:
+            raise KernelError(
+                f"the patch's table {name!r} holds {tuple(table.shape[2:])} for each prompt and column; expected "
+                f"{tuple(rest)}."
+            )
     if not isinstance(patch, DirectionPatch):
         return
     n, rank, d_model = patch.directions.shape

@@ -10,10 +10,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from interp.kernels.pieces import dot, needs_widening, tuned
+from interp.kernels.pieces import dot, needs_widening, tuned, with_whole_vectors
 
 FEW_DIRECTIONS = 4
 """Up to here each token reads its own directions; with more, tokens of one part share them in a product."""
+SIZES_OF_ROWS = ["n_tokens", "n_columns", "start"]
+"""What differs from wave to wave: no kernel is compiled again where one is 1 or a multiple of 16."""
 
 
 @triton.jit
@@ -51,7 +53,7 @@ def apply_gain(
     return x.to(DTYPE)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES_OF_ROWS)
 def _start_rows(
     base, prompts, columns, where, new, old, part, directions, gain, bias, resid, normed,
     n_tokens, n_columns, start, d_model, eps,
@@ -96,7 +98,9 @@ def _start_rows(
             if OLD:
                 from_old = old + prompt * old_prompt + column * old_pos + own * old_part + k
                 amount -= tl.load(from_old, mask=patched, other=0.0).to(tl.float32)
-            along = directions + (which * direction_n + k * direction_rank)[:, None] + at[None] * direction_d
+            # a decoder that stands transposed may have more entries than 32 bits count
+            along = directions + (which * direction_n + k * direction_rank)[:, None]
+            along += at[None].to(tl.int64) * direction_d
             x += amount[:, None] * tl.load(along, mask=written, other=0.0).to(tl.float32)
     to = token.to(tl.int64)[:, None] * d_model + at[None]
     DTYPE: tl.constexpr = resid.dtype.element_ty
@@ -109,7 +113,7 @@ def _start_rows(
         tl.store(normed + to, apply_gain(x, at, d_model, gain, bias, NORM, GAIN, BIAS, DTYPE), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_tokens"])
 def _add_updates(
     before, first, second, gain, bias, resid, normed, n_tokens, d_model, eps,
     UPDATES: tl.constexpr, NORM: tl.constexpr, GAIN: tl.constexpr, BIAS: tl.constexpr,
@@ -144,7 +148,7 @@ def _add_updates(
     ],
     key=["d_model", "rank", "SIZE"],
 )
-@triton.jit
+@triton.jit(do_not_specialize=SIZES_OF_ROWS)
 def _start_rows_by_product(
     base, prompts, columns, where, new, old, part, order, directions, gain, bias, resid, normed,
     n_tokens, n_columns, start, d_model, rank, eps,
@@ -192,7 +196,7 @@ def _start_rows_by_product(
                     amount -= tl.load(from_old[:, None] + ranks[None], mask=held, other=0.0).to(tl.float32)
                 into = directions + present * direction_n + ranks[:, None] * direction_rank
                 tile = tl.load(
-                    into + at[None] * direction_d,
+                    into + at[None].to(tl.int64) * direction_d,
                     mask=(ranks < rank)[:, None] & (at < d_model)[None],
                     other=0.0,
                 )
@@ -269,11 +273,10 @@ def launch_start(
     n_tokens = n_rows * n_columns
     if not resid.numel():
         return resid, normed
-    tables = dict(
-        zip(
-            ("base", "new", "old"), (_with_entries_together(table) for table in (base, new, old)), strict=True
-        )
-    )
+    tables = {
+        name: None if table is None else with_whole_vectors(table)
+        for name, table in (("base", base), ("new", new), ("old", old))
+    }
     shared = directions is not None and len(directions) == 1
     arguments = {
         **tables,
@@ -314,7 +317,10 @@ def launch_start(
             WIDEN=needs_widening(base.dtype),
         )
         return resid, normed
-    patch = "none" if new is None else "directions" if rank else "replace" if old is None else "add"
+    patch = "directions" if rank else "replace" if old is None else "add"
+    if new is None or (directions is not None and not rank):
+        # a change along no direction is none, and its tables have no entries
+        patch = "none"
     block = max(16, triton.next_power_of_2(d_model))
     whole_rows(_start_rows, block)[lambda meta: (triton.cdiv(n_tokens, meta["TOKENS"]),)](
         **arguments, PATCH=patch, RANK=rank, BLOCK=block
@@ -372,10 +378,6 @@ def _by_part(part: Tensor, shared: bool) -> Tensor:
     if shared:
         return torch.arange(len(part), device=part.device)
     return part.argsort(stable=True)
-
-
-def _with_entries_together(table: Tensor | None) -> Tensor | None:
-    return table if table is None or table.stride(-1) == 1 or table.shape[-1] == 1 else table.contiguous()
 
 
 def _stride(table: Tensor | None, axis: int) -> int:

@@ -76,6 +76,11 @@ def attend_prefix(
     Raises :class:`~interp.errors.KernelError` for tensors that do not fit each other or the rows.
     """
     _check(q, k, v, prefix_k, prefix_v, rows, soft_cap, window, real)
+    if plan is not None and (plan.queries.shape[1], plan.keys.shape[1]) != (len(q), len(k)):
+        raise KernelError(
+            f"the plan is of {plan.queries.shape[1]} queries and {plan.keys.shape[1]} keys, the rows have {len(q)} and "
+            f"{len(k)}: make it of the same rows."
+        )
     if not prefix_kernel_runs(q, q.shape[1], k.shape[1]):
         return attend_prefix_reference(q, k, v, prefix_k, prefix_v, rows, scale, soft_cap, window, real)
     if not len(q):
@@ -121,6 +126,8 @@ def _check(
             f"the rows have {count_queries(rows)} queries and {count_keys(rows)} keys of their own; got {len(q)} and "
             f"{len(k)}."
         )
+    if any(part.columns is not None and len(part.columns) != len(part.prompts) for part in rows):
+        raise KernelError("each row has its own columns: they must be as many as the prompts of their rows.")
     if longest_prefix(rows) > prefix_k.shape[2]:
         raise KernelError(
             f"rows that begin at column {longest_prefix(rows)} need as many of a prefix; it has {prefix_k.shape[2]}."

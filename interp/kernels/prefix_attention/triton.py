@@ -17,7 +17,7 @@ import triton.language as tl
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.kernels.pieces import block_of, dot, needs_widening, tanh, tuned
+from interp.kernels.pieces import block_of, dot, needs_widening, tanh, tuned, with_whole_vectors
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 NONE_YET = tl.constexpr(2147483647)
@@ -237,6 +237,7 @@ def run_forward(
     if not z.numel():
         return z, log_sum
     tensors = [with_whole_vectors(x) for x in (q, k, v, prefix_k, prefix_v)]
+    real = None if real is None else with_whole_vectors(real)
     group, block_d = n_heads // k.shape[1], block_of(width, most=256)
     kernel = _tuned_forward(block_d, q.dtype, fills_device(n_queries, n_heads))
 
@@ -249,11 +250,6 @@ def run_forward(
         CAPPED=soft_cap is not None, PADDED=real is not None, WIDEN=needs_widening(q.dtype),
     )  # fmt: skip
     return z, log_sum
-
-
-def with_whole_vectors(x: Tensor) -> Tensor:
-    """``x`` itself where its last axis lies in one piece."""
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 
 def strides_of(tensors: Sequence[Tensor], real: Tensor | None) -> list[int]:

@@ -11,6 +11,8 @@ Known shortcomings: the summary's norm runs before its kernel, for it is a thous
 of the vocabulary would repeat it; KL takes the reference's logits ready made, once a prompt, and gives them no
 gradient; largest logits and ranks have no gradient. In half precision logits here stay in fp32, where a model
 rounds its own: what ties there need not tie here, and KL of the reference to itself is its rounding and not 0.
+Logits of given tokens are summed in another order than all others': two tokens with one direction may differ in the
+last bits, also in fp32.
 Summaries are fast for an unembedding stored [d_vocab, d_model], as models store it: stored the other way with a
 vocabulary that is no multiple of 8 it is read a number at a time.
 """

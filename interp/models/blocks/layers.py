@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from interp.kernels.norm import Norm
+from interp.kernels.norm import Norm, normalise
 from interp.models.traits import NormWeights, Traits
 
 _SQRT_2_OVER_PI = torch.tensor(math.sqrt(2 / math.pi), dtype=torch.float32, device="cpu")
@@ -93,12 +93,8 @@ def apply_stored_norm(
     LayerNorm is one kernel. RMSNorm is taken in fp32; Llama rounds before the gain and Gemma after
     it. ``norm=None`` has no gain and no bias, and without norms ``x`` itself is returned.
     """
-    if traits.norm is None:
-        return x
-    if traits.norm == "layernorm":
-        gain, bias = (None, None) if norm is None else (norm.w, norm.b)
-        return F.layer_norm(x, x.shape[-1:], gain, bias, traits.norm_eps)
-    return rms_norm(x, None if norm is None else norm.w, traits)
+    given = norm_of(norm, traits)
+    return x if given is None else normalise(x, given)
 
 
 def norm_of(norm: NormWeights | None, traits: Traits) -> Norm | None:
@@ -113,13 +109,7 @@ def rms_norm(
     x: Float[Tensor, "*rest d"], gain: Float[Tensor, " d"] | None, traits: Traits
 ) -> Float[Tensor, "*rest d"]:
     """RMSNorm over the last axis, also over d_head for queries and keys."""
-    wide = x if x.dtype == torch.float64 else x.float()
-    normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + traits.norm_eps)
-    if gain is None:
-        return normed.to(x.dtype)
-    if traits.norm_plus_one:
-        return (normed * (1.0 + gain.to(wide.dtype))).to(x.dtype)
-    return gain * normed.to(x.dtype)
+    return normalise(x, Norm("rmsnorm", traits.norm_eps, gain, plus_one=traits.norm_plus_one))
 
 
 def rotate(

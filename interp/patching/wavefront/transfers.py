@@ -37,7 +37,8 @@ class ReadBack:
         self._there = torch.empty(scores.shape, dtype=scores.dtype, pin_memory=True)
         self._there.copy_(scores, non_blocking=True)
         self._arrived = torch.cuda.Event()
-        self._arrived.record()
+        # the scores' device need not be the current one
+        self._arrived.record(torch.cuda.current_stream(scores.device))
 
     def wait(self) -> Float[Tensor, " row"]:
         """The scores, on the host."""

@@ -145,16 +145,17 @@ def statistics_read_by(metric: Metric, task: PromptPairs) -> StatisticsRead | No
 
     A subclass that changes how logits are scored, and not how statistics are, is scored from logits.
     """
-    owners = [_owner_of(type(metric), name) for name in ("score", "_score", "reads", "score_statistics")]
-    *changed, own = (len(owner.__mro__) for owner in owners)
-    if any(depth > own for depth in changed):
+    names = ("score", "_score", "reads", "score_statistics")
+    *changed, own = (_place_of(type(metric), name) for name in names)
+    if any(place < own for place in changed):
         return None
     return metric.reads_statistics(task)
 
 
-def _owner_of(kind: type, name: str) -> type:
-    """The class that defines a method of another, the most basic one where none does."""
-    return next((base for base in kind.__mro__ if name in vars(base)), object)
+def _place_of(kind: type, name: str) -> int:
+    """How many classes are asked for a method before the one that defines it; all where none does."""
+    mro = kind.__mro__
+    return next((place for place, base in enumerate(mro) if name in vars(base)), len(mro))
 
 
 def widen(logits: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

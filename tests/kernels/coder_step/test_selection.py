@@ -123,6 +123,18 @@ def test_the_largest_of_all(
     assert torch.equal(places.cpu(), _first_of_equals(scores.reshape(-1).cpu(), n))
 
 
+def test_groups_that_fill_no_tile_of_a_large_matrix(device: torch.device) -> None:
+    """A line that is not there begins so far behind 2**31 / 63 entries that the distance does not fit 32 bits."""
+    from interp.kernels.coder_step.top_of_all.triton import _choose
+    from interp.kernels.coder_step.triton import INFINITE
+
+    scores = torch.zeros(34_200_064, dtype=torch.float16, device=device)
+    scores[[70, 200]] = 1
+    form = {"BITS": 16, "INFINITE": INFINITE[scores.dtype], "ARE_KEYS": False}
+    groups = torch.tensor([0, 1, 3], device=device)
+    assert _choose(scores.view(torch.int16), 3, form, groups, 64).tolist() == [0, 70, 200]
+
+
 @pytest.mark.parametrize("kind", ["usual", "odd", "none", "all"])
 @pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 33), (2, 4097), (1, 40000), (0, 5)])
 def test_entries_above_a_limit(rows: int, columns: int, kind: str, device: torch.device) -> None:
@@ -175,5 +187,7 @@ def test_plans_hold_what_they_promise() -> None:
                 assert max(d_sae // group, k * group) <= plan.LARGEST_TILE
     assert plan_batch_groups(2**31, 2**30) is None and plan_batch_groups(2**31 - 1, 2**30) == 1
     assert plan_batch_groups(2**31, 2**19) == 64 and plan_batch_groups(2**36, 2**26) is None
-    usual = [(d_sae, k) for d_sae in (16384, 32768, 131072) for k in (1, 64, 512, 1152)]
+    usual = [(d_sae, k) for d_sae in (16384, 32768, 131072) for k in (1, 64, 512, 1024)]
     assert None not in [plan.plan_groups(d_sae, k) for d_sae, k in usual]
+    # a tile of more keys than a program holds: torch.topk
+    assert plan.plan_groups(131072, 1152) is None and plan.plan_groups(16384, 1152) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import defaultdict
 from typing import Any
 
 import pytest
@@ -128,6 +129,16 @@ def test_places_and_reach(dtype: torch.dtype, n_places: int, device: torch.devic
     for operation in (score_pairs, sum_pairs):
         errors = kernel_errors(operation, given)
         assert max(errors.values()) < TOLERANCES[dtype], errors
+
+
+@pytest.mark.parametrize("reach", [torch.tensor([3]).expand(4), torch.tensor([1, 9, 2, 9, 0, 9, 4, 9])[::2]])
+def test_a_reach_that_lies_apart(reach: Tensor, device: torch.device) -> None:
+    changed, gradient = torch.randn(5, 2, 3, 8, device=device), torch.randn(4, 2, 3, 8, device=device)
+    with use_kernels("triton"):
+        found = sum_pairs(changed, gradient, reach=reach.to(device))
+    expected = torch.einsum("rbpd,wbpd->rw", gradient.double(), changed.double())
+    expected = torch.where(torch.arange(5, device=device) < reach.to(device)[:, None], expected, 0.0)
+    assert torch.allclose(found.double(), expected, atol=1e-4)
 
 
 def test_scores_beyond_the_reach_are_zero_and_gradients_do_not_see_them(device: torch.device) -> None:
@@ -327,3 +338,19 @@ def test_operands_that_do_not_fit_are_refused(device: torch.device) -> None:
         score_pairs(changed, gradient, places=places, n_places=0)
     with pytest.raises(KernelError, match=r"places are given for \(2, 3\)"):
         score_pairs(changed, gradient, places=places[:, :3])
+
+
+def test_longer_sums_are_not_compiled_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    import interp.kernels.edge_scores.triton as room
+
+    compiled, splits = [], []
+
+    def launch(*given: Any, **constants: Any) -> None:
+        compiled.append(constants)
+        splits.append(len(given[6]))
+
+    monkeypatch.setattr(room, "_multiply_pairs", defaultdict(lambda: launch))
+    for n_prompts in (64, 96, 200):
+        changed, gradient = torch.empty(13, n_prompts, 4, 96), torch.empty(24, n_prompts, 4, 96)
+        room.multiply_pairs(changed, gradient, None, None, None, 1)
+    assert compiled[0] == compiled[1] == compiled[2] and len(set(splits)) == 3

@@ -22,7 +22,18 @@ def launches() -> dict[str, Callable[[], object]]:
     found["position"] = _start("position", "rmsnorm", 4096, torch.bfloat16)
     found["neuron"] = _start("neuron", "plus one", 768, torch.float32)
     found["difference"] = _start("difference", "layernorm", 8192, torch.float32)
+    found["any size"] = _waves
     return found
+
+
+def _waves() -> None:
+    base, norm = torch.zeros(2, 40, 64), Norm("rmsnorm", 1e-6)
+    tables, directions = torch.zeros(2, 40, 3, 16), torch.zeros(3, 16, 64)
+    for n_rows, start, n_columns in ((3, 0, 5), (1, 1, 1), (16, 16, 16)):
+        row = torch.zeros(n_rows, dtype=torch.long)
+        for patch in (PositionPatch(base), DirectionPatch(tables, directions, row)):
+            resid, _ = start_rows(base, row, slice(start, start + n_columns), patch, norm)
+        add_updates(resid, [resid], norm)
 
 
 def _start(kind: str, norm: str, d_model: int, dtype: torch.dtype) -> Callable[[], object]:

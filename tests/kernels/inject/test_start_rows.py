@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -140,6 +142,13 @@ def test_no_rows_and_no_columns(patch: str, device: torch.device) -> None:
         assert_right(kernel_errors(lambda **given: start("layernorm", **given), inputs), torch.float32)
 
 
+def test_a_subspace_of_no_directions_changes_nothing(device: torch.device) -> None:
+    draw = torch.Generator().manual_seed(0)
+    for patch in ("directions", "shared"):
+        inputs = make_inputs(draw, device, torch.float32, patch, rank=0)
+        assert_right(kernel_errors(lambda **given: start("layernorm", **given), inputs), torch.float32)
+
+
 @pytest.mark.parametrize("patch", ["difference", "directions", "few directions", "shared"])
 def test_many_rows_of_one_place(patch: str, device: torch.device) -> None:
     """Sums over more tokens than a program takes at once, and parts cut over several programs."""
@@ -167,6 +176,21 @@ def test_tables_in_any_layout(device: torch.device) -> None:
     inputs = make_inputs(draw, device, torch.float32, "difference")
     inputs |= {"old": torch.randn(3, 36, 7, generator=draw).to(device).transpose(1, 2)}
     assert_right(kernel_errors(lambda **given: start("layernorm", **given), inputs), torch.float32)
+
+
+@pytest.mark.parametrize("rank", [2, 6])
+def test_directions_further_apart_than_32_bits_count(rank: int, device: torch.device, tmp_path: Path) -> None:
+    """As of a large decoder that stands transposed; of its 4 GiB a few numbers are read."""
+    n, apart = 2**31 + 64, 2**30 + 8
+    if device.type == "cuda":
+        stored = torch.zeros(n, dtype=torch.float16, device=device)
+    else:
+        stored = torch.from_numpy(np.memmap(tmp_path / "decoder", np.float16, "w+", shape=(n,)))
+    draw = torch.Generator().manual_seed(0)
+    inputs = make_inputs(draw, device, torch.float16, "directions", d_model=3, rank=rank)
+    directions = stored.as_strided((3, rank, 3), (rank, 1, apart)).copy_(inputs["directions"].detach())
+    inputs["directions"] = directions.requires_grad_()
+    assert_right(kernel_errors(lambda **given: start("none", **given), inputs), torch.float16)
 
 
 @pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")

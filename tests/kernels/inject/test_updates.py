@@ -166,6 +166,15 @@ def test_what_does_not_fit_is_refused(device: torch.device) -> None:
     for odd in (directions[:2], directions[..., :11]):
         with pytest.raises(KernelError, match=r"directions are \[1 or part, rank, d_model\]"):
             start_rows(base, prompts, slice(0, 3), DirectionPatch(new, odd, part))
+    with pytest.raises(KernelError, match=r"'new' holds \(4,\) for each prompt and column; expected \(12,\)"):
+        start_rows(base, prompts, slice(0, 3), PositionPatch(base[..., :4]))
+    patch = DirectionPatch(new, directions, part)
+    # no record is made of these where shapes are checked
+    object.__setattr__(patch, "old", new[..., :5])
+    with pytest.raises(KernelError, match=r"'old' holds \(3, 5\) .* expected \(3, 6\)"):
+        start_rows(base, prompts, slice(0, 3), patch)
+    with pytest.raises(KernelError, match=r"update of shape \(2, 4, 12\) for streams of \(2, 5, 12\)"):
+        add_updates(base, [base, base[:, 1:]])
     with pytest.raises(KernelError, match="norm over 11 entries does not fit streams of 12"):
         add_updates(base, [base], Norm("rmsnorm", 1e-6, torch.ones(11, device=device)))
     with pytest.raises(KernelError, match="one update or two in one pass; got 3"):

@@ -98,6 +98,9 @@ def test_strides(device: torch.device) -> None:
     assert not any(x.is_contiguous() for x in turned.values())
     assert turned["v"].stride(-1) != 1
     check(rows, turned, torch.float32)
+    real = padding("left", 7, device)[:2].T.contiguous().T
+    assert real.stride(-1) != 1
+    check(rows, given, torch.float32, real=real)
 
 
 @settings(max_examples=6, deadline=None)
@@ -265,6 +268,21 @@ def test_what_does_not_fit_is_said(changed: dict[str, Any], message: str) -> Non
     given = {name: x.detach() for name, x in draw_heads(rows, 2).items()}
     with pytest.raises(KernelError, match=message):
         attend_prefix(**{"rows": rows, "scale": 1.0, **given, **changed})
+
+
+def test_columns_and_plans_of_other_rows_are_refused() -> None:
+    rows = draw_rows([([0, 1, 1], 3)], 5)
+    given = {name: x.detach() for name, x in draw_heads(rows, 2).items()}
+    few = Rows(rows[0].prompts, 3, 5)
+    # no record is made of these where shapes are checked
+    object.__setattr__(few, "columns", torch.full((2, 2), 4))
+    with pytest.raises(KernelError, match="as many as the prompts"):
+        attend_prefix(**given, rows=[few], scale=1.0)
+    with (
+        use_kernels("triton"),
+        pytest.raises(KernelError, match=r"plan is of 4 queries and 4 keys, .* have 6 and 6"),
+    ):
+        attend_prefix(**given, rows=rows, scale=1.0, plan=plan_rows(draw_rows([([0, 1], 3)], 5)))
 
 
 def test_heads_that_no_kernel_covers() -> None:

@@ -121,6 +121,17 @@ def test_strides(device: torch.device, with_prompts: bool) -> None:
     assert max(errors.values()) < TOLERANCES[torch.float32], errors
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_streams_that_are_a_view(device: torch.device, kind: str) -> None:
+    """The last position of each row, and streams stored the other way: neither is copied when its rows are listed."""
+    draw = torch.Generator().manual_seed(2)
+    last = torch.randn(5, 4, 20, generator=draw).to(device)[:, -1:]
+    other_way = torch.randn(20, 1, 5, generator=draw).to(device).permute(2, 1, 0)
+    for resid in (last, other_way):
+        errors = kernel_errors(read(kind), make_inputs(device) | {"resid": resid.requires_grad_()})
+        assert max(errors.values()) < TOLERANCES[torch.float32], errors
+
+
 def test_gradients_of_one_input_alone(device: torch.device) -> None:
     given = make_inputs(device)
     for name in ("resid", "W_U", "b_U", "gain", "bias"):

@@ -13,6 +13,7 @@ import torch
 from fake_recorder import Rerun
 from model_zoo import specimen
 from random_tasks import random_task
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import interp
 from interp.kernels.graphs import GraphCache
@@ -186,6 +187,18 @@ def test_numbers_travel_together() -> None:
     assert send_numbers(numbers[::-1], device).tolist() == [2, 1, 0]
     scores = torch.tensor([1.5, 2.5])
     assert torch.equal(ReadBack(scores).wait(), scores)
+
+
+def test_scores_are_waited_for_on_their_own_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorded = []
+    event = SimpleNamespace(record=lambda *stream: recorded.append(stream))
+    with FakeTensorMode():
+        scores = torch.empty(2, device="cuda:1")
+        monkeypatch.setattr(torch.cuda, "Event", lambda: event)
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda device=None: f"of {device}")
+        monkeypatch.setattr(torch, "empty", lambda *_, **__: SimpleNamespace(copy_=lambda *_, **__: None))
+        ReadBack(scores)
+    assert recorded == [("of cuda:1",)]
 
 
 def sizes_on(device: str) -> Sizes:

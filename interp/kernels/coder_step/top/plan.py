@@ -4,8 +4,9 @@ from __future__ import annotations
 
 DIRECT = 4096
 """Rows up to this long are searched as they are: they fit the registers of four warps."""
-LARGEST_TILE = 32768
-"""Keys that one program holds: 64 registers a thread of sixteen warps."""
+LARGEST_TILE = 16384
+"""Keys that one program holds: 32 registers a thread of sixteen warps. Twice as many take 128 KiB of shared memory,
+more than most GPUs have, and spill."""
 
 
 def plan_groups(d_sae: int, k: int) -> int | None:

@@ -56,7 +56,8 @@ def _load_keys(
     if IN_GROUPS:
         line = tl.load(groups + line, mask=line < n_members, other=n_items)
     begin = line * LANES
-    left = tl.minimum(n_items - begin, LANES).to(tl.int32)
+    # a line that is not there begins further behind the end than 32 bits count
+    left = tl.maximum(tl.minimum(n_items - begin, LANES), 0).to(tl.int32)
     lane = tl.arange(0, LANES)[None, :]
     there = lane < left[:, None]
     bits = tl.load((source + begin)[:, None] + lane, mask=there, other=0)

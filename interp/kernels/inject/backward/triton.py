@@ -11,7 +11,7 @@ from interp.kernels.inject.triton import size_of, take_statistics, whole_rows
 from interp.kernels.pieces import dot, needs_widening, tuned
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n_tokens"])
 def _norm_backward(
     stream, at_normed, at_stream, gain, out, means, rates, n_tokens, d_model, eps,
     RESID: tl.constexpr, NORM: tl.constexpr, GAIN: tl.constexpr, KEEP: tl.constexpr,
@@ -132,7 +132,7 @@ def _coefficients_backward(
             g = tl.load(gradient + token[:, None] * d_model + at[None], mask=inside, other=0.0)
             into = directions + present * direction_n + ranks[None] * direction_rank
             tile = tl.load(
-                into + at[:, None] * direction_d,
+                into + at[:, None].to(tl.int64) * direction_d,
                 mask=(at < d_model)[:, None] & (ranks < rank)[None],
                 other=0.0,
             )
@@ -304,7 +304,7 @@ def launch_directions_backward(gradient: Tensor, amounts: Tensor, part: Tensor, 
     """Gradients [n, rank, d_model] of directions, by what multiplied them in each row."""
     n_rows, n_columns, d_model = gradient.shape
     rank = amounts.shape[2]
-    if not gradient.numel():
+    if not gradient.numel() or not rank:
         return gradient.new_zeros(n, rank, d_model)
     which = torch.zeros_like(part) if n == 1 else part
     held, order = which.sort(stable=True)

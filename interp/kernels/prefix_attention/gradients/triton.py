@@ -15,7 +15,7 @@ import triton.language as tl
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from interp.kernels.pieces import block_of, dot, needs_widening, tuned
+from interp.kernels.pieces import block_of, dot, needs_widening, tuned, with_whole_vectors
 from interp.kernels.prefix_attention.triton import (
     NONE_YET,
     find_query,
@@ -25,7 +25,6 @@ from interp.kernels.prefix_attention.triton import (
     score,
     store_tile,
     strides_of,
-    with_whole_vectors,
 )
 
 
@@ -289,6 +288,7 @@ def run_backward(
     if not dq.numel():
         return dq, dk.zero_(), dv.zero_(), dpk, dpv
     q, k, v, prefix_k, prefix_v = (with_whole_vectors(x) for x in (q, k, v, prefix_k, prefix_v))
+    real = None if real is None else with_whole_vectors(real)
     dz, delta = dz.contiguous(), torch.empty_like(log_sum)
     constants = dict(GROUP=q.shape[1] // k.shape[1], WIDTH=q.shape[2], BLOCK_D=block_of(q.shape[2], most=256))
     constants |= dict(CAPPED=soft_cap is not None, PADDED=real is not None, WIDEN=needs_widening(q.dtype))

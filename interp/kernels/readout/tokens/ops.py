@@ -79,7 +79,7 @@ def read_tokens_backward_op(
         normed = resid if kind == NONE else normalise(resid, _norm_of(kind, eps, gain, shift))
         asked = tokens if prompts is None else tokens[prompts]
         asked = asked[:, None].expand(-1, resid.shape[1], -1)
-        launch_sum_by_token(slopes, normed.flatten(0, 1), asked, to_W, to_b)
+        launch_sum_by_token(slopes, normed.flatten(0, 1).contiguous(), asked, to_W, to_b)
     return [
         resid.new_empty(0) if part is None else part for part in (to_resid, to_gain, to_shift, to_W, to_b)
     ]

@@ -211,7 +211,7 @@ def launch_sum_by_token(
 ) -> None:
     """Add up slope times normed stream over the entries of each token, into rows of ``to_W`` [d_vocab, d_model].
 
-    ``slopes`` and ``tokens`` [entry, c], ``normed`` [entry, d_model]; rows of other tokens stay as they are.
+    ``slopes`` and ``tokens`` [entry, c], contiguous ``normed`` [entry, d_model]; rows of other tokens stay as they are.
     """
     d_model = normed.shape[1]
     if not slopes.numel():
