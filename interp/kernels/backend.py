@@ -21,6 +21,8 @@ KernelChoice = Literal["auto", "triton", "reference"]
 FLOATS = (torch.float16, torch.bfloat16, torch.float32)
 """What kernels read and write; fp64 is the reference's."""
 
+OLDEST_CARD = (8, 0)
+"""Compute capability: products in bf16 and TF32 came with Ampere."""
 OLDEST_TRITON = (3, 4)
 """The first whose histograms take a mask, and the oldest for which every kernel was compiled."""
 
@@ -102,6 +104,8 @@ def _reason_against(tensors: Sequence[Tensor], dtypes: Sequence[torch.dtype]) ->
         return (
             f"its tensors are on {device}, not the current device: call torch.cuda.set_device({device.index})"
         )
+    if device.type == "cuda" and (reason := _reason_against_card(device)):
+        return reason
     if not has_triton():
         return "Triton is not installed (pip install 'interp[gpu]')"
     if _TRITON is not None and _TRITON < OLDEST_TRITON:
@@ -110,6 +114,16 @@ def _reason_against(tensors: Sequence[Tensor], dtypes: Sequence[torch.dtype]) ->
     for tensor in tensors:
         if tensor.is_floating_point() and tensor.dtype not in dtypes:
             return f"dtype {tensor.dtype} is not covered ({', '.join(map(str, dtypes))})"
+    return ""
+
+
+def _reason_against_card(device: torch.device) -> str:
+    if torch.version.hip is not None:
+        return "kernels were written and compiled for NVIDIA's GPUs only"
+    capability = torch.cuda.get_device_capability(device)
+    if capability < OLDEST_CARD:
+        found, oldest = (".".join(map(str, version)) for version in (capability, OLDEST_CARD))
+        return f"{device} has compute capability {found}, and kernels need {oldest} (bf16 and TF32)"
     return ""
 
 

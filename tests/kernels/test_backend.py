@@ -66,6 +66,7 @@ def test_kernels_are_not_launched_on_another_device_than_their_tensors(
 ) -> None:
     monkeypatch.setattr(backend, "has_triton", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
     with FakeTensorMode():
         here, there = (torch.empty(2, device=f"cuda:{index}") for index in (0, 1))
     assert kernel_runs("op", [here])
@@ -73,6 +74,26 @@ def test_kernels_are_not_launched_on_another_device_than_their_tensors(
         assert not kernel_runs("op", [there])
     with use_kernels("triton"), pytest.raises(KernelError, match="cuda:1"):
         kernel_runs("op", [there])
+
+
+@pytest.mark.parametrize(
+    ("capability", "hip", "reason"),
+    [((7, 5), None, r"compute capability 7\.5.*8\.0"), ((9, 0), "6.4", "NVIDIA"), ((8, 0), None, "")],
+)
+def test_cards_that_kernels_were_not_compiled_for_take_the_reference(
+    capability: tuple[int, int], hip: str | None, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "has_triton", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.version, "hip", hip)
+    with FakeTensorMode():
+        given = torch.empty(2, device="cuda:0")
+    if not reason:
+        assert kernel_runs("op", [given])
+        return
+    with pytest.warns(backend.KernelFallbackWarning, match=reason):
+        assert not kernel_runs("op", [given])
 
 
 @pytest.mark.cuda

@@ -163,7 +163,7 @@ def _start_backward(ctx: Any, at_resid: Tensor | None, at_normed: Tensor | None)
         column = torch.arange(ctx.first, ctx.first + g.shape[1], device=g.device)[None]
     place = prompts[:, None] * ctx.shape[1] + column
     replaces = directions is None and new is not None and old is None
-    keys, order = place.flatten().sort(stable=True)
+    keys, order = place.flatten().long().sort(stable=True)
     flat = None if where is None else where.flatten()
     n_places = ctx.shape[0] * ctx.shape[1]
     if needs[0]:
@@ -187,7 +187,7 @@ def _along_directions(ctx: Any, g: Tensor, found: list[Any], column: Tensor) -> 
     if ctx.needs_input_grad[6] or ctx.needs_input_grad[7]:
         amounts = coefficients_backward(g, where, part, directions)
         place = (prompts[:, None] * n_pos + column) * n_parts + part[:, None]
-        keys, order = place.flatten().sort(stable=True)
+        keys, order = place.flatten().long().sort(stable=True)
         n_places = n_prompts * n_pos * n_parts
         total = sum_by_key(amounts.flatten(0, 1), keys, order, n_places, None, True).view(new.shape)
         found[6] = total if ctx.needs_input_grad[6] else None
