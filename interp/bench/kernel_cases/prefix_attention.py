@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 
 from interp.bench.kernel_case import Computation, Inputs, KernelCase
-from interp.kernels.prefix_attention import RowPlan, Rows, attend_prefix, plan_rows
+from interp.kernels.prefix_attention import QueryPlan, Rows, attend_prefix, plan_queries
 
 OP = "prefix_attention"
 TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 1.6e-2}
@@ -104,12 +104,12 @@ class _Plans:
 
     def __init__(self, rows: list[Rows]) -> None:
         self.rows = rows
-        self._plan: RowPlan | None = None
+        self._plan: QueryPlan | None = None
 
-    def take(self, device: torch.device) -> RowPlan | None:
+    def take(self, device: torch.device) -> QueryPlan | None:
         """``None`` where it could not be made."""
         if self._plan is None and device.type == "cuda":
-            self._plan = plan_rows(self.rows)
+            self._plan = plan_queries(self.rows)
         return self._plan
 
 

@@ -11,9 +11,9 @@ leave a GPU idle. What is not finite makes the whole output of each head that se
 have no gradients of their own.
 """
 
-from interp.kernels.prefix_attention.dispatch import RowPlan as RowPlan
+from interp.kernels.prefix_attention.dispatch import QueryPlan as QueryPlan
 from interp.kernels.prefix_attention.dispatch import attend_prefix as attend_prefix
-from interp.kernels.prefix_attention.dispatch import plan_rows as plan_rows
+from interp.kernels.prefix_attention.dispatch import plan_queries as plan_queries
 from interp.kernels.prefix_attention.dispatch import prefix_kernel_runs as prefix_kernel_runs
 from interp.kernels.prefix_attention.reference import attend_prefix_reference as attend_prefix_reference
 from interp.kernels.prefix_attention.rows import Rows as Rows

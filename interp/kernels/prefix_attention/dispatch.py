@@ -17,7 +17,7 @@ MOST_D_HEAD = 256
 MOST_HEADS_OF_ONE_KEY = 16
 
 
-class RowPlan(NamedTuple):
+class QueryPlan(NamedTuple):
     """Rows sorted by their prompts, and what each query sees: made once for all layers of one window."""
 
     queries: Int[Tensor, "7 query"]
@@ -34,9 +34,9 @@ def prefix_kernel_runs(like: Tensor, n_heads: int, n_kv_heads: int) -> bool:
     return kernel_runs("prefix_attention", [like], refusal=refusal)
 
 
-def plan_rows(
+def plan_queries(
     rows: Sequence[Rows], real: Bool[Tensor, "prompt column"] | None = None, window: int | None = None
-) -> RowPlan:
+) -> QueryPlan:
     """The plan of :func:`attend_prefix`'s kernel for rows, their padding and a sliding window.
 
     Made on the device without waiting for it, so that it can be part of a CUDA graph. Raises
@@ -48,7 +48,7 @@ def plan_rows(
 
     columns = [part.prompts.new_empty(0) if part.columns is None else part.columns for part in rows]
     starts, stops = [part.start for part in rows], [part.stop for part in rows]
-    return RowPlan(*plan([part.prompts for part in rows], columns, starts, stops, real, window))
+    return QueryPlan(*plan([part.prompts for part in rows], columns, starts, stops, real, window))
 
 
 def attend_prefix(
@@ -62,7 +62,7 @@ def attend_prefix(
     soft_cap: float | None = None,
     window: int | None = None,
     real: Bool[Tensor, "#prompt column"] | None = None,
-    plan: RowPlan | None = None,
+    plan: QueryPlan | None = None,
 ) -> Float[Tensor, "query head d_head"]:
     """What heads put out whose rows see the base run's keys before their first column and their own from there on.
 
@@ -71,7 +71,7 @@ def attend_prefix(
     tanh(score / cap)``); a query sees itself and what comes before, at most ``window`` columns in all, and of its
     prompt what is ``real``. A query that sees nothing, as padding does, attends to all columns before ``stop`` alike.
 
-    ``plan`` is :func:`plan_rows` of the same rows, padding and window, where it was made already.
+    ``plan`` is :func:`plan_queries` of the same rows, padding and window, where it was made already.
 
     Raises :class:`~interp.errors.KernelError` for tensors that do not fit each other or the rows.
     """
@@ -87,7 +87,7 @@ def attend_prefix(
         return q.clone()
     from interp.kernels.prefix_attention.ops import attend
 
-    plan = plan_rows(rows, real, window) if plan is None else plan
+    plan = plan_queries(rows, real, window) if plan is None else plan
     given = (q, k, v, prefix_k, prefix_v, real, plan.queries, plan.keys)
     z, _ = attend(*given, float(scale), soft_cap, longest_prefix(rows))
     return z

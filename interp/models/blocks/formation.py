@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from interp.kernels.prefix_attention import RowPlan, Rows, plan_rows
+from interp.kernels.prefix_attention import QueryPlan, Rows, plan_queries
 from interp.models.blocks.geometry import Geometry
 from interp.models.blocks.waves import Wave
 
@@ -21,7 +21,7 @@ class Formation:
 
     def __init__(self, rows: list[Rows]) -> None:
         self.rows = rows
-        self._plans: dict[int | None, RowPlan] = {}
+        self._plans: dict[int | None, QueryPlan] = {}
         self._rotation: tuple[Tensor | None, Tensor | None] | None = None
 
     @classmethod
@@ -40,10 +40,10 @@ class Formation:
             for a, b in zip(rows, self.rows, strict=True)
         )
 
-    def plan(self, geometry: Geometry, window: int | None) -> RowPlan:
+    def plan(self, geometry: Geometry, window: int | None) -> QueryPlan:
         """The kernel's plan for a sliding window."""
         if window not in self._plans:
-            self._plans[window] = plan_rows(self.rows, geometry.real, window)
+            self._plans[window] = plan_queries(self.rows, geometry.real, window)
         return self._plans[window]
 
     def turns(self, waves: Sequence[Wave], geometry: Geometry) -> tuple[Tensor | None, Tensor | None]:

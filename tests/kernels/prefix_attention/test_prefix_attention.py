@@ -15,7 +15,7 @@ from torch import Tensor
 
 from interp.errors import KernelError
 from interp.kernels import use_kernels
-from interp.kernels.prefix_attention import Rows, attend_prefix, plan_rows
+from interp.kernels.prefix_attention import Rows, attend_prefix, plan_queries
 
 pytestmark = pytest.mark.triton
 
@@ -159,7 +159,7 @@ def test_equal_bits_and_one_plan_for_many_layers(device: torch.device) -> None:
     rows = draw_rows(WAVES, 12, None, device)
     given, real = draw_heads(rows, 3, 2, 1), padding("left", 12, device)
     with use_kernels("triton"):
-        plan = plan_rows(rows, real, 4)
+        plan = plan_queries(rows, real, 4)
         made = []
         for each in (None, None, plan):
             z = attend_prefix(**given, rows=rows, scale=1.0, window=4, real=real, plan=each)
@@ -282,7 +282,7 @@ def test_columns_and_plans_of_other_rows_are_refused() -> None:
         use_kernels("triton"),
         pytest.raises(KernelError, match=r"plan is of 4 queries and 4 keys, .* have 6 and 6"),
     ):
-        attend_prefix(**given, rows=rows, scale=1.0, plan=plan_rows(draw_rows([([0, 1], 3)], 5)))
+        attend_prefix(**given, rows=rows, scale=1.0, plan=plan_queries(draw_rows([([0, 1], 3)], 5)))
 
 
 def test_heads_that_no_kernel_covers() -> None:
@@ -293,7 +293,7 @@ def test_heads_that_no_kernel_covers() -> None:
             attend_prefix(**given, rows=rows, scale=1.0)
         assert attend_prefix(**given, rows=rows, scale=1.0).isfinite().all()
     with use_kernels("triton"), pytest.raises(KernelError, match="no rows to plan for"):
-        plan_rows([])
+        plan_queries([])
 
 
 def test_every_shape_has_blocks_that_hold_its_heads() -> None:
