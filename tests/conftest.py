@@ -14,9 +14,8 @@ import torch
 from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-if not torch.cuda.is_available():
-    # read when a kernel is defined: without a GPU Triton's interpreter runs it
-    os.environ.setdefault("TRITON_INTERPRET", "1")
+# read when a kernel is defined: without a GPU Triton's interpreter runs it
+os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from shape_checks import check_shapes_of
@@ -38,6 +37,10 @@ def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
+def _has_interpreter() -> bool:
+    return _has_triton() and os.environ["TRITON_INTERPRET"] == "1"
+
+
 def _has_git() -> bool:
     return shutil.which("git") is not None and (ROOT / ".git").exists()
 
@@ -51,6 +54,10 @@ def _has_hooked_transformer() -> bool:
 # marker: (what a test needs, why it is skipped without); no test skips itself in another way
 SKIPS: dict[str, tuple[Callable[[], bool], str]] = {
     "cuda": (_has_cuda, "needs a CUDA device"),
+    "interpreter": (
+        _has_interpreter,
+        "needs Triton's interpreter (without a GPU, or TRITON_INTERPRET=1): kernels on a CPU's tensors",
+    ),
     "triton": (_has_triton, "needs Triton, which there is for Linux only"),
     "git": (_has_git, "needs a git checkout, to know which files are part of the project"),
     "hooked_transformer": (

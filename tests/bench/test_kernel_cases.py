@@ -16,7 +16,7 @@ from interp.bench.kernel_gate import as_tuple
 from interp.bench.kernels import DTYPES, KernelsPlan, refuse_wrong, run_kernels
 from interp.kernels import use_kernels
 
-pytestmark = pytest.mark.triton
+pytestmark = pytest.mark.interpreter
 CPU = torch.device("cpu")
 FILES = sorted(module.name for module in pkgutil.iter_modules(kernel_cases.__path__))
 

@@ -22,7 +22,7 @@ from interp.bench.kernels_report import headline
 from interp.errors import BenchError, KernelError
 from interp.kernels import kernel_runs
 
-pytestmark = pytest.mark.triton
+pytestmark = pytest.mark.interpreter
 CPU = torch.device("cpu")
 
 

@@ -96,7 +96,7 @@ def made_up(monkeypatch):
     monkeypatch.setattr(kernels.run_kernels, "__defaults__", defaults)
 
 
-@pytest.mark.triton
+@pytest.mark.interpreter
 def test_kernels_are_checked_and_kept_before_the_command_fails(run, tmp_path, made_up):
     result = run("bench", "kernels", "--quick", "--device", "cpu", "--csv", "kernels.csv", "--op", "sum")
     assert result.exit_code == 0, result.output
@@ -110,7 +110,7 @@ def test_kernels_are_checked_and_kept_before_the_command_fails(run, tmp_path, ma
     assert [row["remark"][:6] for row in rows] == ["", "", "wrong:"]
 
 
-@pytest.mark.triton
+@pytest.mark.interpreter
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -21,7 +21,7 @@ from interp.circuits.gradients import (
 )
 from interp.kernels import use_kernels
 
-pytestmark = pytest.mark.triton
+pytestmark = pytest.mark.interpreter
 
 CASES = [
     (EdgeAttribution(), "gpt_neox", "pos"),

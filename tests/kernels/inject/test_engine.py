@@ -16,7 +16,7 @@ from interp.models.blocks import mixing
 from interp.models.model import Model
 from interp.types import Site, parse_site
 
-pytestmark = pytest.mark.triton
+pytestmark = pytest.mark.interpreter
 
 TOLERANCE = 1e-5
 """Of the metric's range."""

@@ -17,7 +17,7 @@ from interp.models.blocks import Wave, attend, mixing, run_trace, run_traces, st
 from interp.models.blocks.formation import Formation, join_tokens, split_tokens
 from interp.models.blocks.mixing import mix_heads
 
-pytestmark = pytest.mark.triton
+pytestmark = pytest.mark.interpreter
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from interp.kernels import use_kernels
 from interp.models.model import Model
 from interp.models.relevance import RelevanceRules
 
-pytestmark = pytest.mark.triton
+pytestmark = pytest.mark.interpreter
 
 FAMILIES = ("gpt2", "gpt_neox", "llama", "gemma2", "qwen3", "gated")
 TOKENS = torch.tensor([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]])

@@ -23,7 +23,7 @@ from interp.patching.attribution.change import Change
 from interp.results import PatchScores
 from interp.tasks.base import PromptPairs
 
-pytestmark = pytest.mark.triton
+pytestmark = pytest.mark.interpreter
 
 METHODS = (
     "attribution",

@@ -115,7 +115,7 @@ def test_a_table_of_changes_gives_the_same_scores(name: str, monkeypatch: pytest
         assert spread > 0
 
 
-@pytest.mark.triton
+@pytest.mark.interpreter
 @pytest.mark.parametrize("case", range(len(CASES)))
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gpt_neox", "gemma2"])
 def test_rows_begin_without_waiting(name: str, case: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,7 +102,7 @@ def test_sets_written_in_flight_are_bounded(monkeypatch: pytest.MonkeyPatch) -> 
         assert measured <= predicted <= 3.5 * measured
 
 
-@pytest.mark.triton
+@pytest.mark.interpreter
 def test_kernels_stay_within_the_prediction(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = {"n_layers": 2, "n_heads": 2, "n_kv_heads": 1, "d_model": 16, "d_mlp": 24, "d_vocab": 67}
     model, task = interp.load_model(make_hf_model("llama", **sizes)), task_of(2, 67)

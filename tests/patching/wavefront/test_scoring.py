@@ -27,7 +27,7 @@ from interp.patching.wavefront.scoring import Scorer
 from interp.tasks.base import PromptPairs
 from interp.tasks.metrics import METRICS, CallableMetric, Loss, Metric, Reads, Statistics, StatisticsRead
 
-pytestmark = pytest.mark.triton
+pytestmark = pytest.mark.interpreter
 
 D_VOCAB = 53
 FEW_TOKENS = ("logit_diff", "pair_accuracy")
