@@ -6,7 +6,7 @@ between them. The reference runs on a CPU, without Triton, and for dtypes or sha
 :func:`use_kernels` overrides the choice. Nothing here knows models or prompts: the rooms above hand over tensors.
 
 Measured by ``interp bench kernels``. Kernels add up in fp32 whatever they read, and never with float atomics:
-equal inputs give equal bits.
+within a process equal inputs give equal bits (another may tune itself to tiles that add up in another order).
 """
 
 from interp.kernels.backend import KernelFallbackWarning as KernelFallbackWarning

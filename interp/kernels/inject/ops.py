@@ -200,9 +200,9 @@ def _along_directions(ctx: Any, g: Tensor, found: list[Any], column: Tensor) -> 
 
 
 def _keep_updates(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    _, _, second, gain, _, norm, eps = inputs
+    gain, norm, eps = inputs[3], inputs[5], inputs[6]
     ctx.save_for_backward(gain, output[0])
-    ctx.norm, ctx.eps, ctx.two = norm, eps, second is not None
+    ctx.norm, ctx.eps = norm, eps
 
 
 def _updates_backward(ctx: Any, at_resid: Tensor | None, at_normed: Tensor | None) -> tuple[Any, ...]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from interp.kernels.inject import add_updates, inject_runs
 from interp.kernels.norm import Norm
 from interp.models.blocks.block import Block
-from interp.models.blocks.formation import join_tokens
+from interp.models.blocks.formation import join_tokens, split_tokens
 from interp.models.blocks.mixing import meet_waves, mix_waves
 from interp.models.blocks.stack import Stack
 from interp.models.blocks.waves import BLIND, KeyValues, Watcher, Wave
@@ -115,7 +115,7 @@ def _update(waves: Sequence[Wave], updates: Sequence[Sequence[Tensor]], norm: No
             for wave, part in zip(waves, parts, strict=True):
                 wave.resid = wave.resid + part
         return
-    flat, normed = add_updates(_flat(waves), [_join_views(parts) for parts in updates], norm)
+    flat, normed = add_updates(_flat(waves), [join_tokens(parts) for parts in updates], norm)
     every: Sequence[Tensor | None] = [None] * len(waves) if normed is None else _views(normed, waves)
     for wave, resid, own in zip(waves, _views(flat, waves), every, strict=True):
         wave.carry(resid, own)
@@ -125,7 +125,7 @@ def _normalised(block: Block, waves: Sequence[Wave], norm: NormWeights | None) -
     """All waves' tokens through the norm of the sublayer that comes now."""
     made = [wave.normed for wave in waves]
     found = [part for part in made if part is not None]
-    return _join_views(found) if len(found) == len(made) else _fresh(block, waves, norm)
+    return join_tokens(found) if len(found) == len(made) else _fresh(block, waves, norm)
 
 
 def _fresh(block: Block, waves: Sequence[Wave], norm: NormWeights | None) -> Float[Tensor, "n d_model"]:
@@ -141,21 +141,21 @@ def _narrow(waves: Sequence[Wave], x: Tensor, columns: Tensor) -> Tensor:
             at = (mine - wave.start)[:, :, None].expand(-1, -1, x.shape[-1])
             wave.resid, part = wave.resid.gather(1, at), part.gather(1, at)
             wave.columns = mine
-        kept.append(part.reshape(-1, x.shape[-1]))
-    return _join(kept)
+        kept.append(part)
+    return join_tokens(kept)
 
 
 def _watched_mlp(block: Block, x: Tensor, waves: Sequence[Wave], watcher: Watcher) -> Tensor:
-    x = _join_views(_watch("mlp_in", block.layer, waves, _views(x, waves), watcher))
+    x = join_tokens(_watch("mlp_in", block.layer, waves, _views(x, waves), watcher))
     linear = None
     if block.gate is None:
         pre = block.mlp_in(x)
     else:
         pre, linear = block.gate(x), block.mlp_in(x)
-        linear = _join_views(_watch("mlp_pre_linear", block.layer, waves, _views(linear, waves), watcher))
-    pre = _join_views(_watch("mlp_pre", block.layer, waves, _views(pre, waves), watcher))
+        linear = join_tokens(_watch("mlp_pre_linear", block.layer, waves, _views(linear, waves), watcher))
+    pre = join_tokens(_watch("mlp_pre", block.layer, waves, _views(pre, waves), watcher))
     post = _views(block.mlp_hidden(pre, linear), waves)
-    out = block.mlp_out(_join_views(_watch("mlp_post", block.layer, waves, post, watcher)))
+    out = block.mlp_out(join_tokens(_watch("mlp_post", block.layer, waves, post, watcher)))
     _watch("mlp_o", block.layer, waves, _views(out, waves), watcher)
     return out
 
@@ -187,35 +187,12 @@ def _watch_stream(component: str, layer: int, waves: Sequence[Wave], watcher: Wa
 
 
 def _flat(waves: Sequence[Wave]) -> Float[Tensor, "n d_model"]:
-    return _join_views([wave.resid for wave in waves])
-
-
-def _join(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
-
-
-def _join_views(parts: Sequence[Tensor]) -> Tensor:
-    whole = parts[0]._base
-    if len(parts) > 1 and whole is not None and not torch.is_grad_enabled() and _are_all_of(whole, parts):
-        return whole
-    return _join([part.flatten(0, 1) for part in parts])
-
-
-def _are_all_of(whole: Tensor, parts: Sequence[Tensor]) -> bool:
-    """Whether these are the views on a matrix, one after another, that :func:`_views` makes."""
-    at = 0
-    for part in parts:
-        if part._base is not whole or not part.is_contiguous() or part.storage_offset() != at:
-            return False
-        at += part.numel()
-    return whole.ndim == 2 and whole.is_contiguous() and whole.storage_offset() == 0 and at == whole.numel()
+    return join_tokens([wave.resid for wave in waves])
 
 
 def _views(flat: Tensor, waves: Sequence[Wave]) -> list[Tensor]:
     """A matrix of all waves' tokens as one [row, pos, d] for each wave."""
-    shapes = [wave.resid.shape[:2] for wave in waves]
-    parts = flat.split([rows * n for rows, n in shapes])
-    return [part.unflatten(0, shape) for part, shape in zip(parts, shapes, strict=True)]
+    return split_tokens(flat, [(wave.resid.shape[0], wave.resid.shape[1]) for wave in waves])
 
 
 def _split_heads(flat: Tensor, waves: Sequence[Wave], n_heads: int) -> list[Tensor]:
